@@ -1,0 +1,1 @@
+"""Explain the predictions of neural networks stored as ONNX, without their framework."""

@@ -1,0 +1,164 @@
+"""What kernels need of an array library: its namespace, windows, broadcasting, stabilisers.
+
+Arrays are NumPy's or CuPy's. Everything here works on the namespace of its argument, so that data
+on a GPU stays there. Signals (gradients, relevances, multipliers) carry one more leading axis than
+the tensor they belong to: the explained outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .errors import ModelError
+
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
+Shape: TypeAlias = tuple[int, ...]
+
+# Larger tensors than this come from files that lie about their sizes.
+MAX_ELEMENTS = 2**31
+
+
+def is_device(x: Any) -> bool:
+    """Tell whether `x` is a CuPy array."""
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def namespace(*arrays: Any) -> Any:
+    """Return the array library of the arguments: CuPy if any of them lives on a GPU, else NumPy."""
+    if any(is_device(x) for x in arrays):
+        import cupy
+
+        return cupy
+    return np
+
+
+def special(x: Array) -> Any:
+    """Return the module of special functions (erf, expit) that works on `x`."""
+    if is_device(x):
+        import cupyx.scipy.special
+
+        return cupyx.scipy.special
+    import scipy.special
+
+    return scipy.special
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Return `x` as a NumPy array, copying from the GPU if need be."""
+    return x.get() if is_device(x) else np.asarray(x)
+
+
+def host_ints(x: Array | None) -> list[int] | None:
+    """Return a small integer tensor (axes, shapes, pads) as a list."""
+    return None if x is None else [int(v) for v in to_host(x).ravel()]
+
+
+def on_device_of(x: Array, like: Array) -> Array:
+    """Return `x` in the array library of `like`."""
+    return namespace(like).asarray(x) if is_device(like) and not is_device(x) else x
+
+
+def checked_shape(shape: Sequence[int]) -> Shape:
+    """Return `shape` as a tuple, refusing what no tensor of a real model can have."""
+    shape = tuple(int(n) for n in shape)
+    if any(n < 0 for n in shape):
+        raise ModelError(f"the graph asks for a tensor of negative size {shape}")
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ModelError(
+            f"the graph asks for a tensor of shape {shape}, "
+            f"more than the {MAX_ELEMENTS:,} elements allowed"
+        )
+    return shape
+
+
+def stabiliser(dtype: Any) -> float:
+    """Return the small number that keeps divisions by zero away: 1e-6, in float64 1e-15."""
+    return 1e-15 if np.dtype(dtype) == np.float64 else 1e-6
+
+
+def stabilise(z: Array, eps: float, at_zero: float = 1.0) -> Array:
+    """Return z + eps sign(z), where sign(0) is `at_zero`."""
+    xp = namespace(z)
+    away = z >= 0 if at_zero > 0 else z > 0
+    return z + xp.where(away, z.dtype.type(eps), z.dtype.type(-eps))
+
+
+def divide(a: Array, b: Array, otherwise: Array | float = 0.0) -> Array:
+    """Return a / b, and `otherwise` where b is exactly 0."""
+    xp = namespace(a, b)
+    zero = b == 0
+    return xp.where(zero, otherwise, a / xp.where(zero, 1, b))
+
+
+def positive(x: Array) -> Array:
+    """Return max(x, 0)."""
+    return namespace(x).maximum(x, x.dtype.type(0))
+
+
+def negative(x: Array) -> Array:
+    """Return min(x, 0)."""
+    return namespace(x).minimum(x, x.dtype.type(0))
+
+
+def unbroadcast(g: Array, shape: Shape) -> Array:
+    """Sum a signal (outputs, *y) back to the tensor `shape` that was broadcast to y."""
+    if g.shape[1:] == shape:
+        return g
+    extra = g.ndim - 1 - len(shape)
+    g = g.sum(axis=tuple(range(1, 1 + extra))) if extra else g
+    axes = tuple(i + 1 for i, n in enumerate(shape) if n == 1 and g.shape[i + 1] != 1)
+    g = g.sum(axis=axes, keepdims=True) if axes else g
+    # A reference of one row stands for all rows: the signal keeps theirs.
+    return g if g.shape[1:] == shape else namespace(g).broadcast_to(g, (g.shape[0], *shape))
+
+
+def lead(x: Array, g: Array) -> Array:
+    """Return `x` with axes of length one put in front so that it lines up with the signal `g`."""
+    return x.reshape((1,) * (g.ndim - x.ndim) + x.shape)
+
+
+def fold(g: Array) -> Array:
+    """Merge the axes of outputs and batch of a signal: (k, n, ...) to (k n, ...)."""
+    return g.reshape((g.shape[0] * g.shape[1], *g.shape[2:]))
+
+
+def unfold(g: Array, k: int) -> Array:
+    """Undo `fold`: (k n, ...) to (k, n, ...)."""
+    return g.reshape((k, g.shape[0] // k, *g.shape[1:]))
+
+
+# -- windows ------------------------------------------------------------------------------------
+
+
+def offsets(kernel: Sequence[int]) -> Iterator[Shape]:
+    """Run through the cells of a window in row-major order."""
+    return product(*(range(k) for k in kernel))
+
+
+def window_slices(
+    offset: Sequence[int], out: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[slice, ...]:
+    """Return the slices of a padded input that hold cell `offset` of every window."""
+    return tuple(
+        slice(o * d, o * d + (n - 1) * s + 1, s)
+        for o, n, s, d in zip(offset, out, strides, dilations, strict=True)
+    )
+
+
+def pad_spatial(x: Array, pads: Sequence[tuple[int, int]], value: float = 0.0) -> Array:
+    """Pad the last axes of `x` with a constant; returns `x` itself where nothing is to do."""
+    if not any(a or b for a, b in pads):
+        return x
+    widths = [(0, 0)] * (x.ndim - len(pads)) + [tuple(p) for p in pads]
+    return namespace(x).pad(x, widths, constant_values=value)
+
+
+def crop_spatial(x: Array, pads: Sequence[tuple[int, int]]) -> Array:
+    """Cut what `pad_spatial` added."""
+    cuts = tuple(slice(a, n - b) for (a, b), n in zip(pads, x.shape[-len(pads) :], strict=True))
+    return x[(..., *cuts)]

@@ -1,0 +1,49 @@
+"""The package's own exceptions: every error a user can cause derives from `OnnxplainError`."""
+
+
+class OnnxplainError(Exception):
+    """Base of all errors that onnxplain raises on purpose."""
+
+
+class ModelError(OnnxplainError, ValueError):
+    """The model is no valid ONNX graph, or one that cannot be handled rightly."""
+
+
+class ModelFileError(ModelError, OSError):
+    """A model file, or a file of weights it refers to, cannot be read."""
+
+
+class UnsupportedOpError(OnnxplainError, NotImplementedError):
+    """No kernel, or no rule for the asked method, exists for a node of the graph."""
+
+
+class DataError(OnnxplainError, ValueError):
+    """Data given by the user cannot be used: values, number of arrays, or rows."""
+
+
+class ShapeError(DataError):
+    """An array has another shape than the model expects."""
+
+
+class DtypeError(DataError, TypeError):
+    """An array or argument has a type that cannot be used."""
+
+
+class SelectionError(OnnxplainError, ValueError, LookupError):
+    """An output index, a label or a name denotes nothing in this model."""
+
+
+class ArgumentError(OnnxplainError, ValueError):
+    """An argument of a method has a value that is not allowed."""
+
+
+class RuleError(ArgumentError):
+    """An LRP or DeepLIFT rule is unknown or cannot be used where it was asked for."""
+
+
+class DeviceError(OnnxplainError, RuntimeError):
+    """The asked device, or the package that drives it, is not there."""
+
+
+class MissingPackageError(OnnxplainError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""

@@ -1,0 +1,167 @@
+"""Find out how a graph treats its batch: by running it, not by trusting what the file declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import ModelError, OnnxplainError
+from .graph import Graph, Node, constant_value, is_float
+from .load import ValueSpec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What two runs with two and three rows showed."""
+
+    shapes: dict[str, Shape]  # of every tensor, with two rows
+    row_tensors: frozenset[str]  # axis 0 is the batch
+    rows_first: bool  # true of every tensor that carries data
+    row_bytes: int  # float32 bytes of all tensors with data, per row
+    widest: int  # elements of the largest of them, per row
+
+
+def examine(graph: Graph, input_dim: Sequence[Shape]) -> tuple[Graph, Trial]:
+    """Return a graph that runs batches of any size if there is one, and what a trial showed.
+
+    A batch size baked into the file (reshapes of fixed-batch exports) is taken out, and the result
+    is checked: rows must come out the same alone and together. Where that fails the graph keeps
+    its batch size and is run in batches of just that.
+    """
+    declared = _declared_batch(graph.inputs)
+    for candidate in _candidates(graph, declared or 1):
+        trial = _try(candidate, input_dim, declared)
+        if trial is not None:
+            return replace(candidate, rows_first=trial.rows_first), trial
+    return _fixed(graph, input_dim, declared or 1)
+
+
+def _fixed(graph: Graph, input_dim: Sequence[Shape], batch: int) -> tuple[Graph, Trial]:
+    values = run(graph, random_rows(graph.inputs, input_dim, batch))  # an error here is the user's
+    for name in graph.outputs:
+        if values[name].ndim == 0 or values[name].shape[0] != batch:
+            raise ModelError(
+                f"output '{name}' has shape {values[name].shape} for a batch of {batch}: "
+                "its first axis is not the batch, so rows cannot be explained one by one"
+            )
+    shapes = {k: tuple(v.shape) for k, v in values.items()}
+    rows = frozenset(n for n, s in shapes.items() if s[:1] == (batch,))
+    trial = _summary(graph, shapes, rows, False, batch)
+    return replace(graph, fixed_batch=batch, rows_first=False), trial
+
+
+def _declared_batch(inputs: Sequence[ValueSpec]) -> int | None:
+    """Return the batch size the file declares, None if it is free."""
+    sizes = {i.shape[0] for i in inputs if i.shape}
+    fixed = [s for s in sizes if isinstance(s, int)]
+    return fixed[0] if len(fixed) == len(sizes) == 1 else None
+
+
+def random_rows(inputs: Sequence[ValueSpec], input_dim: Sequence[Shape], rows: int) -> dict:
+    """Return seeded random data: normal numbers, zeros for whole numbers and truth values."""
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for spec, dim in zip(inputs, input_dim, strict=True):
+        draw = rng.standard_normal((rows, *dim))
+        feeds[spec.name] = (draw if is_float(spec.dtype) else np.zeros_like(draw)).astype(
+            spec.dtype
+        )
+    return feeds
+
+
+def run(graph: Graph, feeds: dict) -> dict:
+    """Compute all tensors, quietly: random data may leave the domain of a logarithm."""
+    from ..walk import forward
+
+    with np.errstate(all="ignore"):
+        return forward(graph, feeds)
+
+
+def _try(graph: Graph, input_dim: Sequence[Shape], declared: int | None) -> Trial | None:
+    rows = random_rows(graph.inputs, input_dim, 3)
+    try:
+        three = run(graph, rows)
+        two = run(graph, {k: v[:2] for k, v in rows.items()})
+        one = run(graph, {k: v[:1] for k, v in rows.items()})
+    except OnnxplainError:
+        return None
+    for name in graph.outputs:
+        if name in graph.active and not _same_rows(three[name], two[name], one[name]):
+            return None
+    shapes = {k: tuple(v.shape) for k, v in two.items()}
+    row_tensors = frozenset(
+        k for k, v in three.items() if v.ndim and v.shape == (3, *shapes[k][1:]) and shapes[k][0] == 2
+    )
+    return _summary(graph, shapes, row_tensors, graph.active <= row_tensors | graph.weights.keys(), 2)
+
+
+def _same_rows(three: np.ndarray, two: np.ndarray, one: np.ndarray) -> bool:
+    if any(v.ndim == 0 or v.shape[0] != n for v, n in ((three, 3), (two, 2), (one, 1))):
+        return False
+    scale = np.nanmax(np.abs(three), initial=1e-30)
+    return all(
+        three.shape[1:] == part.shape[1:]
+        and np.allclose(three[: len(part)], part, rtol=0, atol=1e-3 * scale, equal_nan=True)
+        for part in (two, one)
+    )
+
+
+def _summary(
+    graph: Graph, shapes: dict[str, Shape], rows: frozenset[str], first: bool, batch: int
+) -> Trial:
+    sizes = [int(np.prod(shapes[n])) // batch for n in graph.active if n in shapes]
+    return Trial(shapes, rows, first, 4 * sum(sizes), max(sizes, default=1))
+
+
+# -- taking a baked batch size out ----------------------------------------------------------------
+
+
+def _candidates(graph: Graph, batch: int):
+    yield graph
+    for free in (_free_leading_batch, _free_leading_any):
+        changed = _free_reshapes(graph, lambda shape, f=free: f(shape, batch))
+        if changed is not None:
+            yield changed
+
+
+def _free_leading_batch(shape: list[int], batch: int) -> list[int] | None:
+    """[batch, a, b] to [-1, a, b], and [batch, -1] to [0, -1]."""
+    if not shape or shape[0] != batch or len(shape) == 1:
+        return None
+    return [0 if -1 in shape else -1, *shape[1:]]
+
+
+def _free_leading_any(shape: list[int], batch: int) -> list[int] | None:
+    """[heads * batch, a, b] to [-1, a, b]."""
+    if not shape or -1 in shape:
+        return _free_leading_batch(shape, batch)
+    return [-1, *shape[1:]]
+
+
+def _free_reshapes(
+    graph: Graph, free: Callable[[list[int]], list[int] | None]
+) -> Graph | None:
+    weights, nodes, changed = dict(graph.weights), [], False
+    for node in graph.nodes:
+        new = _freed(graph, node, free) if node.op == "Reshape" and not node.domain else None
+        if new is not None:
+            name = f"{node.name}.shape"
+            weights[name] = np.array(new, np.int64)
+            node = replace(node, inputs=(node.inputs[0], name))
+            changed = True
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), weights=weights) if changed else None
+
+
+def _freed(
+    graph: Graph, node: Node, free: Callable[[list[int]], list[int] | None]
+) -> list[int] | None:
+    shape = constant_value(graph, node.inputs[1]) if len(node.inputs) > 1 else None
+    allowzero = node.attributes.get("allowzero", 0)
+    if shape is None or allowzero or node.inputs[0] not in graph.active:
+        return None
+    return free([int(n) for n in shape])

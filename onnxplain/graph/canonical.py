@@ -1,0 +1,489 @@
+"""Join what exporters split: a layer in a paper is several nodes in a file.
+
+Without this, LRP's denominators would miss the bias of a MatMul + Add, a Gelu written with Erf
+would be a product of two tensors with data, and a LayerNorm six nodes with a rule each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .graph import Node, evaluate, make_kernel
+
+_LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+class Draft:
+    """A graph while nodes are being joined."""
+
+    def __init__(self, nodes: Sequence[Node], weights: dict, outputs: Sequence[str], data: set):
+        self.nodes, self.weights = list(nodes), weights
+        self.outputs, self.data = tuple(outputs), data
+        self.aliases: dict[str, str] = {}
+        self.index()
+
+    def index(self) -> None:
+        """Rebuild the look-ups."""
+        self.producer = {out: n for n in self.nodes for out in n.outputs if out}
+        self.uses = Counter(name for n in self.nodes for name in n.inputs)
+        self.uses.update(self.outputs)
+
+    def made_by(self, tensor: str, *ops: str) -> Node | None:
+        """Return the node that makes a tensor if it is one of these operators."""
+        node = self.producer.get(tensor)
+        return node if node is not None and node.domain == "" and node.op in ops else None
+
+    def alone(self, tensor: str) -> bool:
+        """Tell whether a tensor has one use only."""
+        return self.uses[tensor] == 1
+
+    def constant(self, tensor: str) -> np.ndarray | None:
+        """Return a weight."""
+        return self.weights.get(tensor)
+
+    def add_weight(self, name: str, value: np.ndarray) -> str:
+        """Store a new weight under a name of its own."""
+        while name in self.weights:
+            name += "_"
+        self.weights[name] = value
+        return name
+
+    def replace(self, old: Sequence[Node], new: Node) -> None:
+        """Put one node in the place of several; the last of them made its output."""
+        gone = {id(n) for n in old}
+        last = max(i for i, n in enumerate(self.nodes) if id(n) in gone)
+        self.nodes[last] = new
+        self.nodes = [n for n in self.nodes if n is new or id(n) not in gone]
+        self.index()
+
+
+def join(
+    nodes: Sequence[Node], weights: dict, outputs: Sequence[str], data: set[str]
+) -> tuple[list[Node], dict, dict[str, str]]:
+    """Return the joined nodes, all weights, and aliases of dropped tensor names."""
+    draft = Draft(nodes, dict(weights), outputs, data)
+    _drop_identities(draft)
+    _join_each(draft, _activation)
+    _join_each(draft, _layer_norm)
+    _join_each(draft, _affine_into_linear)
+    _join_each(draft, _affine_chain)
+    return draft.nodes, draft.weights, draft.aliases
+
+
+def _join_each(draft: Draft, match: Callable[[Draft, Node], bool]) -> None:
+    """Try a pattern at every node, last first, until it fits nowhere."""
+    again = True
+    while again:
+        again = False
+        for node in reversed(list(draft.nodes)):
+            if draft.producer.get(node.outputs[0]) is node and match(draft, node):
+                again = True
+
+
+def _names(*nodes: Node) -> tuple[str, ...]:
+    """Return the names of the file's nodes that these nodes stand for."""
+    return tuple(name for n in nodes for name in (n.joined or (n.name,)))
+
+
+# -- nodes that do nothing ------------------------------------------------------------------------
+
+
+def _drop_identities(draft: Draft) -> None:
+    floats = _float_tensors(draft)
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in draft.nodes:
+        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+        node = replace(node, inputs=inputs) if inputs != node.inputs else node
+        out = node.outputs[0]
+        if _is_identity(draft, node, floats) and out not in draft.outputs:
+            renamed[out] = node.inputs[0]
+        else:
+            kept.append(node)
+    draft.nodes, draft.aliases = kept, renamed
+    draft.index()
+
+
+def _is_identity(draft: Draft, node: Node, floats: set[str]) -> bool:
+    if node.domain:
+        return False
+    if node.op == "Dropout":
+        mask_used = len(node.outputs) > 1 and draft.uses[node.outputs[1]]
+        training = len(node.inputs) > 2 and node.inputs[2]
+        return not mask_used and not training
+    if node.op == "Cast":
+        return node.inputs[0] in floats and node.attributes.get("to") in _FLOAT_TYPES
+    return node.op == "Identity"
+
+
+_FLOAT_TYPES = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
+
+
+def _float_tensors(draft: Draft) -> set[str]:
+    """Return tensors that surely hold floats: from float data through ops that keep the type."""
+    floats = set(draft.data)
+    for node in draft.nodes:
+        if node.op == "Cast":
+            fits = node.attributes.get("to") in _FLOAT_TYPES
+        else:
+            fits = bool(node.inputs) and node.inputs[0] in floats and node.op not in _NOT_FLOAT
+        if fits:
+            floats.add(node.outputs[0])
+    return floats
+
+
+_NOT_FLOAT = {
+    *("Shape", "Size", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less"),
+    *("LessOrEqual", "IsNaN", "IsInf", "NonZero", "QuantizeLinear", "DynamicQuantizeLinear"),
+}
+
+
+# -- activations spelled out ----------------------------------------------------------------------
+
+_SPELLING_OPS = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Erf", "Erfc", "Tanh", "Sigmoid", "HardSigmoid"),
+    *("Softplus", "Clip", "Neg", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Relu", "Where"),
+    *("Greater", "Less", "Max", "Min"),
+}
+_POINTS = np.concatenate([np.linspace(-6, 6, 61), [-30.0, -21.0, 21.0, 30.0]])
+_KNOWN = (
+    ("Swish", 24, {"alpha": 1.0}),
+    ("Gelu", 20, {"approximate": "none"}),
+    ("Gelu", 20, {"approximate": "tanh"}),
+    ("HardSwish", 14, {}),
+    ("Mish", 18, {}),
+    ("Softplus", 1, {}),
+)
+
+
+def _activation(draft: Draft, node: Node) -> bool:
+    """Recognise an activation by its values, however it is spelled."""
+    if node.op not in ("Mul", "Div", "Where") or len(node.outputs) != 1:
+        return False
+    for root, cone in _cones(draft, node):
+        found = _known_function(draft, root, cone)
+        if found:
+            op, opset, attributes = found
+            new = Node(
+                node.name, op, (root,), node.outputs, attributes, opset, joined=_names(*cone)
+            )
+            draft.replace(cone, new)
+            return True
+    return False
+
+
+def _cones(draft: Draft, node: Node, limit: int = 12):
+    """Run through the sub-graphs below a node that depend on one tensor and scalars only."""
+    order = {id(n): i for i, n in enumerate(draft.nodes)}
+    cone: list[Node] = [node]
+    frontier = _variable_inputs(draft, node)
+    while frontier is not None and len(cone) <= limit:
+        if len(frontier) == 1 and len(cone) > 1:
+            yield next(iter(frontier)), sorted(cone, key=lambda n: order[id(n)])
+        makers = [draft.producer[t] for t in frontier if t in draft.producer]
+        if not makers:
+            return
+        last = max(makers, key=lambda n: order[id(n)])
+        inner = {i for n in cone for i in n.inputs}
+        uses_inside = sum(n.inputs.count(last.outputs[0]) for n in cone)
+        more = _variable_inputs(draft, last)
+        if more is None or last.outputs[0] not in inner:
+            return
+        if draft.uses[last.outputs[0]] != uses_inside:
+            return
+        cone.append(last)
+        frontier = (frontier - {last.outputs[0]}) | more
+
+
+def _variable_inputs(draft: Draft, node: Node) -> set[str] | None:
+    """Return the inputs that are no scalar constants; None if the node cannot be in a cone."""
+    if node.domain or node.op not in _SPELLING_OPS or len(node.outputs) != 1:
+        return None
+    values = [draft.constant(i) for i in node.inputs if i]
+    if any(v is not None and v.size != 1 for v in values):
+        return None
+    return {i for i in node.inputs if i and draft.constant(i) is None}
+
+
+def _known_function(draft: Draft, root: str, cone: Sequence[Node]) -> tuple | None:
+    with np.errstate(all="ignore"):
+        try:
+            y = _evaluate_cone(draft, root, cone)
+        except Exception:  # a cone that does not run on plain numbers is no activation
+            return None
+        for op, opset, attributes in _KNOWN:
+            kernel = make_kernel(Node("", op, ("x",), ("y",), attributes, opset), (True,))
+            if kernel is not None and np.allclose(y, kernel.forward(_POINTS), rtol=0, atol=2e-6):
+                return op, opset, attributes
+    return None
+
+
+def _evaluate_cone(draft: Draft, root: str, cone: Sequence[Node]) -> np.ndarray:
+    values: dict[str, Any] = {root: _POINTS}
+    for node in cone:
+        inputs = [_point_value(draft, values, name) for name in node.inputs]
+        flags = tuple(name in values for name in node.inputs)
+        kernel = make_kernel(node, flags)
+        values[node.outputs[0]] = evaluate(node, kernel, inputs)[0]
+    return values[cone[-1].outputs[0]]
+
+
+def _point_value(draft: Draft, values: dict, name: str) -> Any:
+    if name in values:
+        return values[name]
+    value = draft.constant(name)
+    return value.astype(np.float64) if value is not None and value.dtype.kind == "f" else value
+
+
+# -- layer normalisation spelled out --------------------------------------------------------------
+
+
+def _layer_norm(draft: Draft, node: Node) -> bool:
+    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon), divided or times the reciprocal."""
+    parts = _normalised(draft, node)
+    if parts is None:
+        return False
+    centre, root, extra = parts
+    sqrt = draft.made_by(root, "Sqrt")
+    add = sqrt and draft.made_by(sqrt.inputs[0], "Add")
+    epsilon, variance = _scalar_and_rest(draft, add) if add else (None, None)
+    mean2 = variance and draft.made_by(variance, "ReduceMean")
+    square = mean2 and draft.made_by(mean2.inputs[0], "Pow", "Mul")
+    if not square or epsilon is None:
+        return False
+    first = _centred(draft, centre)
+    second = _squared(draft, square)
+    second = _centred(draft, second) if second else None
+    if first is None or second is None or first[0] != second[0]:
+        return False
+    axes = {_reduced_axes(draft, n) for n in (first[1], second[1], mean2)}
+    if axes != {(-1,)}:
+        return False
+    inner = [*first[2], *second[2], square, mean2, add, sqrt, *extra]
+    unique = list({id(n): n for n in inner}.values())
+    outside = [n for n in unique if not _used_within(draft, n, [*unique, node])]
+    cone = [n for n in unique if n not in outside]
+    if outside:
+        return False
+    new = Node(
+        node.name,
+        "LayerNormalization",
+        (first[0],),
+        node.outputs,
+        {"axis": -1, "epsilon": float(epsilon), "stash_type": 1},
+        17,
+        joined=_names(*sorted([*cone, node], key=lambda n: draft.nodes.index(n))),
+    )
+    draft.replace([*cone, node], new)
+    return True
+
+
+def _normalised(draft: Draft, node: Node) -> tuple[str, str, list[Node]] | None:
+    """Return centred tensor, deviation and nodes between, for c / s or c * (1 / s)."""
+    if node.domain or len(node.inputs) != 2:
+        return None
+    if node.op == "Div":
+        return node.inputs[0], node.inputs[1], []
+    if node.op == "Mul":
+        for centre, inverse in (node.inputs, node.inputs[::-1]):
+            reciprocal = draft.made_by(inverse, "Reciprocal")
+            if reciprocal:
+                return centre, reciprocal.inputs[0], [reciprocal]
+    return None
+
+
+def _centred(draft: Draft, tensor: str) -> tuple[str, Node, list[Node]] | None:
+    sub = draft.made_by(tensor, "Sub")
+    mean = sub and draft.made_by(sub.inputs[1], "ReduceMean")
+    if not mean or mean.inputs[0] != sub.inputs[0]:
+        return None
+    return sub.inputs[0], mean, [sub, mean]
+
+
+def _squared(draft: Draft, node: Node) -> str | None:
+    if node.op == "Mul":
+        return node.inputs[0] if node.inputs[0] == node.inputs[1] else None
+    power = draft.constant(node.inputs[1])
+    return node.inputs[0] if power is not None and power.size == 1 and power == 2 else None
+
+
+def _scalar_and_rest(draft: Draft, node: Node) -> tuple[float | None, str | None]:
+    for a, b in (node.inputs, node.inputs[::-1]):
+        value = draft.constant(a)
+        if value is not None and value.size == 1:
+            return float(value.reshape(())), b
+    return None, None
+
+
+def _reduced_axes(draft: Draft, node: Node) -> tuple[int, ...] | None:
+    axes = node.attributes.get("axes")
+    if len(node.inputs) > 1:
+        value = draft.constant(node.inputs[1])
+        axes = None if value is None else value.ravel().tolist()
+    keeps = node.attributes.get("keepdims", 1)
+    return tuple(axes) if axes is not None and keeps else None
+
+
+def _used_within(draft: Draft, node: Node, cone: Sequence[Node]) -> bool:
+    inside = sum(n.inputs.count(node.outputs[0]) for n in cone)
+    return draft.uses[node.outputs[0]] == inside
+
+
+# -- affine maps by constants ---------------------------------------------------------------------
+
+
+def as_affine(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """Return input, w and b of a node that is y = w x + b with constants, else None."""
+    if node.domain == "onnxplain" and node.op == "ChannelAffine":
+        x, w, b = node.inputs
+        return x, draft.weights[w], draft.weights[b]
+    if node.domain or node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
+        return None
+    a, b = (draft.constant(i) for i in node.inputs)
+    if (a is None) == (b is None):
+        return None
+    c = b if a is None else a
+    if c.dtype.kind != "f":
+        return None
+    x, one, zero = node.inputs[0] if a is None else node.inputs[1], c.dtype.type(1), c.dtype.type(0)
+    first = a is None
+    if node.op == "Div" and not (first and np.all(c != 0)):
+        return None
+    table = {
+        "Add": lambda: (one, c),
+        "Sub": lambda: (one, -c) if first else (-one, c),
+        "Mul": lambda: (c, zero),
+        "Div": lambda: (1 / c, zero),
+    }
+    w, b = table[node.op]()
+    return x, np.asarray(w), np.asarray(b)
+
+
+def _affine_into_linear(draft: Draft, node: Node) -> bool:
+    """Put a scale and shift per channel into the weights and bias of the layer before it."""
+    affine = as_affine(draft, node) or _batch_norm(draft, node)
+    if affine is None:
+        return False
+    x, scale, shift = affine
+    layer = draft.producer.get(x)
+    if layer is None or layer.domain or layer.op not in _LINEAR or not draft.alone(x):
+        return False
+    if not _weights_constant(draft, layer):
+        return False
+    w = draft.weights[layer.inputs[1]]
+    n = _channels(layer, w)
+    if n is None or (node.op == "BatchNormalization" and layer.op == "MatMul"):
+        return False
+    last = layer.op in ("Gemm", "MatMul")
+    if node.op == "BatchNormalization" and not last:
+        scale, shift = (v.reshape(-1, *(1,) * (w.ndim - 2)) for v in (scale, shift))
+    factor, offset = (_per_channel(v, n, w.ndim, last) for v in (scale, shift))
+    if factor is None or offset is None or not _fits(draft, layer, n):
+        return False
+    draft.replace([layer, node], _scaled(draft, layer, node, factor, offset))
+    return True
+
+
+def _batch_norm(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
+    if node.domain or node.op != "BatchNormalization" or node.attributes.get("training_mode", 0):
+        return None
+    stats = [draft.constant(i) for i in node.inputs[1:5]]
+    if any(s is None for s in stats):
+        return None
+    gamma, beta, mean, var = (s.astype(np.float64) for s in stats)
+    factor = gamma / np.sqrt(var + node.attributes.get("epsilon", 1e-5))
+    return node.inputs[0], factor, beta - mean * factor
+
+
+def _weights_constant(draft: Draft, layer: Node) -> bool:
+    constants = [draft.constant(i) is not None for i in layer.inputs[1:] if i]
+    plain = layer.op != "Gemm" or (
+        layer.attributes.get("alpha", 1.0) == 1.0
+        and layer.attributes.get("beta", 1.0) == 1.0
+        and not layer.attributes.get("transA", 0)
+    )
+    return all(constants) and draft.constant(layer.inputs[0]) is None and plain
+
+
+def _channels(layer: Node, w: np.ndarray) -> int | None:
+    if layer.op == "Conv":
+        return w.shape[0]
+    if layer.op == "ConvTranspose":
+        return w.shape[1] * layer.attributes.get("group", 1)
+    if w.ndim != 2:
+        return None
+    return w.shape[0] if layer.op == "Gemm" and layer.attributes.get("transB", 0) else w.shape[1]
+
+
+def _per_channel(v: np.ndarray, n: int, rank: int, last: bool) -> np.ndarray | None:
+    """Return a constant as a vector over channels, None if it is no such thing."""
+    if v.size == 1 and v.ndim <= rank:
+        return np.full(n, v.reshape(()))
+    if v.size != n or v.ndim > rank:
+        return None
+    place = v.ndim - 1 if last else v.ndim - (rank - 1)
+    return v.reshape(-1) if 0 <= place < v.ndim and v.shape[place] == n else None
+
+
+def _fits(draft: Draft, layer: Node, n: int) -> bool:
+    """Tell whether the bias of a layer, if any, is one number per channel."""
+    return len(layer.inputs) < 3 or draft.weights[layer.inputs[2]].size in (1, n)
+
+
+def _scaled(draft: Draft, layer: Node, node: Node, factor: Any, offset: Any) -> Node:
+    """Return the layer with factor and offset per channel in its weights."""
+    w = draft.weights[layer.inputs[1]]
+    b = draft.weights[layer.inputs[2]] if len(layer.inputs) > 2 and layer.inputs[2] else None
+    name = layer.inputs[1]
+    if not np.all(factor == 1):
+        name = draft.add_weight(f"{name}*{node.name}", _scale_weight(layer, w, factor))
+    bias = offset if b is None else _channel_bias(b, factor) * factor + offset
+    bias_name = draft.add_weight(f"{node.name}.bias", np.asarray(bias).astype(w.dtype))
+    return replace(
+        layer,
+        inputs=(layer.inputs[0], name, bias_name),
+        outputs=node.outputs,
+        joined=_names(layer, node),
+    )
+
+
+def _channel_bias(b: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return b.reshape(-1) if b.size == factor.size else np.broadcast_to(b.reshape(-1), factor.shape)
+
+
+def _scale_weight(layer: Node, w: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    wide = w.astype(np.float64)
+    if layer.op == "Conv" or (layer.op == "Gemm" and layer.attributes.get("transB", 0)):
+        wide = wide * factor.reshape(-1, *(1,) * (w.ndim - 1))
+    elif layer.op == "ConvTranspose":
+        groups = layer.attributes.get("group", 1)
+        grouped = wide.reshape(groups, -1, *w.shape[1:])
+        per_group = factor.reshape(groups, 1, w.shape[1], *(1,) * (w.ndim - 2))
+        wide = (grouped * per_group).reshape(w.shape)
+    else:
+        wide = wide * factor
+    return wide.astype(w.dtype)
+
+
+def _affine_chain(draft: Draft, node: Node) -> bool:
+    """Join two affine maps by constants in a row into one."""
+    outer = as_affine(draft, node)
+    if outer is None or not draft.alone(outer[0]):
+        return False
+    before = draft.producer.get(outer[0])
+    inner = as_affine(draft, before) if before is not None else None
+    if inner is None:
+        return False
+    x, w, b = inner[0], inner[1] * outer[1], inner[2] * outer[1] + outer[2]
+    names = (draft.add_weight(f"{node.name}.w", w), draft.add_weight(f"{node.name}.b", b))
+    joined = _names(before, node)
+    new = Node(
+        node.name, "ChannelAffine", (x, *names), node.outputs, {}, 1, "onnxplain", joined
+    )
+    draft.replace([before, node], new)
+    return True

@@ -1,0 +1,248 @@
+"""The graph that is walked: nodes with bound kernels, weights, and what carries data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..arrays import Array, is_device, to_host
+from ..errors import ModelError, OnnxplainError, UnsupportedOpError
+from ..kernels.base import Kernel
+from .load import RawModel, RawNode, ValueSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator of the graph; `joined` names the nodes of the file it stands for."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    opset: int
+    domain: str = ""
+    joined: tuple[str, ...] = ()
+    kernel: Kernel | None = None
+
+    @property
+    def label(self) -> str:
+        """Name, operator and opset, for messages."""
+        op = f"{self.domain}.{self.op}" if self.domain else self.op
+        return f"node '{self.name}' ({op}, opset {self.opset})"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A checked graph in executable order.
+
+    `active` holds the names of tensors that depend on the data in a way that can be explained;
+    `aliases` maps names of the file that were dropped to the tensors that replace them.
+    """
+
+    nodes: tuple[Node, ...]
+    weights: Mapping[str, Array]
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[str, ...]
+    opset: int
+    active: frozenset[str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    fixed_batch: int | None = None  # only batches of this size run
+    rows_first: bool = True  # axis 0 of every tensor with data is the batch
+
+    def producers(self) -> dict[str, Node]:
+        """Map each tensor to the node that makes it."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def cast(self, dtype: Any, device: Any = None) -> Graph:
+        """Return this graph with weights, and casts inside it, of another float type and place.
+
+        Integer weights are shapes and indices: they stay on the host.
+        """
+        dtype = np.dtype(dtype)
+        weights = {k: _cast(w, dtype, device) for k, w in self.weights.items()}
+        nodes = tuple(_cast_node(n, dtype) for n in self.nodes)
+        return replace(self, weights=weights, nodes=nodes)
+
+
+def is_float(dtype: Any) -> bool:
+    """Tell whether a NumPy (or ml_dtypes) type holds floating point numbers."""
+    dtype = np.dtype(dtype)
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
+def _cast(w: Array, dtype: np.dtype, device: Any) -> Array:
+    if not is_float(w.dtype):
+        return w
+    w = w.astype(dtype, copy=False)
+    return device.asarray(w) if device is not None and not is_device(w) else w
+
+
+def _cast_node(node: Node, dtype: np.dtype) -> Node:
+    """Make casts to a float type, and generated floats, follow the type of the computation."""
+    kernel = node.kernel
+    if kernel is None or not hasattr(kernel, "compute_dtype"):
+        return node
+    return replace(node, kernel=kernel.with_dtype(dtype))
+
+
+# -- building -------------------------------------------------------------------------------------
+
+
+def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = None) -> Graph:
+    """Fold constants, join what exporters split, find what carries data, bind kernels.
+
+    Parameters
+    ----------
+    raw : RawModel
+        A checked model.
+    optimise : bool, default True
+        Join nodes to the layers they were; False keeps every node of the file.
+    outputs : sequence of str, optional
+        Tensors to compute instead of the model's outputs.
+    """
+    from .canonical import join
+
+    wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in raw.outputs)
+    nodes = [_node(n, raw.opsets) for n in raw.nodes]
+    _check_wanted(wanted, nodes, raw)
+    nodes = _needed(nodes, wanted)
+    nodes, weights = _fold(nodes, dict(raw.initializers))
+    _check_supported(nodes)
+    aliases: dict[str, str] = {}
+    if optimise:
+        data = {i.name for i in raw.inputs if is_float(i.dtype)}
+        nodes, weights, aliases = join(nodes, weights, wanted, data)
+        nodes, weights = _fold(nodes, weights)
+    nodes, active = bind(nodes, raw.inputs)
+    used = {name for n in nodes for name in n.inputs} | set(wanted)
+    return Graph(
+        nodes=tuple(nodes),
+        weights={k: w for k, w in weights.items() if k in used},
+        inputs=raw.inputs,
+        outputs=wanted,
+        opset=raw.opsets.get("", 0),
+        active=active,
+        aliases=aliases,
+    )
+
+
+def _node(raw: RawNode, opsets: Mapping[str, int]) -> Node:
+    opset = opsets.get(raw.domain, 1)
+    return Node(raw.name, raw.op, raw.inputs, raw.outputs, raw.attributes, opset, raw.domain)
+
+
+def _check_wanted(wanted: Iterable[str], nodes: Sequence[Node], raw: RawModel) -> None:
+    known = {name for n in nodes for name in n.outputs} | {i.name for i in raw.inputs}
+    known |= set(raw.initializers)
+    for name in wanted:
+        if name not in known:
+            raise ModelError(
+                f"the graph has no tensor '{name}'; its outputs are "
+                f"{', '.join(o.name for o in raw.outputs)}"
+            )
+
+
+def _needed(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
+    """Keep the nodes that the wanted tensors depend on."""
+    needed, kept = set(wanted), []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def make_kernel(node: Node, active: tuple[bool, ...]) -> Kernel | None:
+    """Bind the attributes of a node to the kernel that serves it."""
+    cls = kernels.find(node.op, node.opset, active, node.domain)
+    if cls is None:
+        return None
+    attributes = kernels.schema_defaults(node.op, node.opset, node.domain) | dict(node.attributes)
+    n_outputs = max((i + 1 for i, name in enumerate(node.outputs) if name), default=1)
+    return cls(attributes, active, n_outputs)
+
+
+def _fold(
+    nodes: Sequence[Node], weights: dict[str, np.ndarray]
+) -> tuple[list[Node], dict[str, np.ndarray]]:
+    """Evaluate at once what depends on no input."""
+    rest = []
+    for node in nodes:
+        constant = all(not name or name in weights for name in node.inputs)
+        kernel = make_kernel(node, (False,) * len(node.inputs)) if constant else None
+        if kernel is None:
+            rest.append(node)
+            continue
+        values = evaluate(node, kernel, [weights.get(name) for name in node.inputs])
+        weights.update(zip(node.outputs, values, strict=False))
+    return rest, weights
+
+
+def evaluate(node: Node, kernel: Kernel, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+    """Run the forward pass of one node; errors name the node."""
+    try:
+        out = kernel.forward(*inputs)
+    except OnnxplainError as error:
+        raise type(error)(f"{node.label}: {error}") from error
+    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError) as error:
+        shapes = ", ".join("none" if x is None else str(tuple(x.shape)) for x in inputs)
+        raise ModelError(f"{node.label} cannot run on inputs of shapes {shapes}: {error}") from error
+    return out if isinstance(out, tuple) else (out,)
+
+
+def _check_supported(nodes: Sequence[Node]) -> None:
+    missing = [n for n in nodes if not kernels.versions(n.op, n.domain)]
+    if not missing:
+        return
+    first = ", ".join(n.label for n in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    raise UnsupportedOpError(
+        f"no kernel for {first}{more}. Explain tensors before them with "
+        "convert(model, outputs=[...]), or see onnxplain.registered_ops() for what there is"
+    )
+
+
+def bind(
+    nodes: Sequence[Node], inputs: Sequence[ValueSpec]
+) -> tuple[list[Node], frozenset[str]]:
+    """Find the tensors that carry data and give each node its kernel."""
+    active = {i.name for i in inputs if is_float(i.dtype)}
+    bound = []
+    for node in nodes:
+        flags = tuple(name in active for name in node.inputs)
+        kernel = make_kernel(node, flags)
+        if kernel is None:
+            raise UnsupportedOpError(_no_kernel(node, flags))
+        bound.append(replace(node, kernel=kernel))
+        carries = kernel.active_outputs()
+        active.update(n for n, c in zip(node.outputs, carries, strict=False) if c and n)
+    return bound, frozenset(active)
+
+
+def _no_kernel(node: Node, flags: tuple[bool, ...]) -> str:
+    since = kernels.versions(node.op, node.domain)
+    if min(since) > node.opset:
+        return f"{node.label}: this operator is known from opset {min(since)} on"
+    data = [name for name, flag in zip(node.inputs, flags, strict=True) if flag]
+    return (
+        f"{node.label}: no rule for data on its inputs {', '.join(data)}; "
+        "give the tensors before it as outputs, convert(model, outputs=[...])"
+    )
+
+
+def insert(graph: Graph, nodes: Sequence[Node], outputs: Sequence[str]) -> Graph:
+    """Return the graph with more nodes at its end and other outputs."""
+    bound, active = bind([*graph.nodes, *nodes], graph.inputs)
+    kept = _needed(bound, outputs)
+    return replace(graph, nodes=tuple(kept), outputs=tuple(outputs), active=active)
+
+
+def constant_value(graph: Graph, name: str) -> np.ndarray | None:
+    """Return a weight as a host array, None if the tensor is no weight."""
+    value = graph.weights.get(name)
+    return None if value is None else to_host(value)

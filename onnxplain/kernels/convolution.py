@@ -1,0 +1,211 @@
+"""Convolution and its transpose in any number of dimensions, as matrix products over windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..arrays import (
+    Array,
+    Shape,
+    checked_shape,
+    crop_spatial,
+    fold,
+    namespace,
+    offsets,
+    pad_spatial,
+    unfold,
+    window_slices,
+)
+from ..errors import ModelError
+from .families import Linear
+
+# Unfolded windows are made for so many bytes at a time: they stay near the cache.
+_BLOCK_BYTES = 16 * 2**20
+
+
+class Windows(NamedTuple):
+    """Where the windows of a convolution or pooling lie."""
+
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    pads: tuple[tuple[int, int], ...]
+
+    def out(self, spatial: Sequence[int]) -> Shape:
+        """Return how many windows fit along each axis."""
+        return tuple(
+            (n + a + b - d * (k - 1) - 1) // s + 1
+            for n, (a, b), k, s, d in zip(
+                spatial, self.pads, self.kernel, self.strides, self.dilations, strict=True
+            )
+        )
+
+
+def same_pads(
+    spatial: Sequence[int], kernel: Shape, strides: Shape, dilations: Shape, lower: bool
+) -> tuple[tuple[int, int], ...]:
+    """Return the padding of auto_pad SAME_UPPER or SAME_LOWER."""
+    pads = []
+    for n, k, s, d in zip(spatial, kernel, strides, dilations, strict=True):
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        small, large = total // 2, total - total // 2
+        pads.append((large, small) if lower else (small, large))
+    return tuple(pads)
+
+
+def pad_pairs(pads: Sequence[int] | None, n: int) -> tuple[tuple[int, int], ...]:
+    """Turn ONNX's pads (all begins, then all ends) into pairs per axis."""
+    pads = tuple(pads) if pads is not None else (0,) * (2 * n)
+    return tuple(zip(pads[:n], pads[n:], strict=True))
+
+
+def find_windows(kernel_op: object, spatial: Sequence[int], kernel: Sequence[int]) -> Windows:
+    """Read strides, dilations, pads and auto_pad of a node for an input of this size."""
+    n = len(spatial)
+    kernel = tuple(int(k) for k in kernel)
+    if len(kernel) != n:
+        raise ModelError(f"a kernel of shape {kernel} does not fit an input of {n} dimensions")
+    strides = tuple(getattr(kernel_op, "strides", None) or (1,) * n)
+    dilations = tuple(getattr(kernel_op, "dilations", None) or (1,) * n)
+    auto = getattr(kernel_op, "auto_pad", None) or "NOTSET"
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = same_pads(spatial, kernel, strides, dilations, auto == "SAME_LOWER")
+    elif auto == "VALID":
+        pads = ((0, 0),) * n
+    else:
+        pads = pad_pairs(getattr(kernel_op, "pads", None), n)
+    return Windows(kernel, strides, dilations, pads)
+
+
+def _blocks(rows: int, bytes_per_row: int) -> list[slice]:
+    step = max(1, _BLOCK_BYTES // max(bytes_per_row, 1))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+def _columns(x: Array, win: Windows, out: Shape) -> Array:
+    """Return all windows of a padded input as (n, c, cells, windows)."""
+    n, c = x.shape[:2]
+    cells, count = math.prod(win.kernel), math.prod(out)
+    if cells == 1 and all(s == 1 for s in win.strides):
+        return x.reshape(n, c, 1, count)
+    columns = namespace(x).empty((n, c, cells, *out), x.dtype)
+    for i, offset in enumerate(offsets(win.kernel)):
+        columns[:, :, i] = x[(..., *window_slices(offset, out, win.strides, win.dilations))]
+    return columns.reshape(n, c, cells, count)
+
+
+def convolve(x: Array, w: Array, win: Windows, groups: int) -> Array:
+    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...)."""
+    xp = namespace(x)
+    n, c = x.shape[:2]
+    o = w.shape[0]
+    out = checked_shape(win.out(x.shape[2:]))
+    padded = pad_spatial(x, win.pads)
+    if groups == c == o:
+        return _depthwise(padded, w, win, out)
+    matrix = w.reshape(groups, o // groups, -1)
+    y = xp.empty((n, o, *out), x.dtype)
+    cells, count = math.prod(win.kernel), math.prod(out)
+    for rows in _blocks(n, c * cells * count * x.itemsize):
+        columns = _columns(padded[rows], win, out).reshape(-1, groups, c // groups * cells, count)
+        y[rows] = (matrix @ columns).reshape(-1, o, *out)
+    return y
+
+
+def _depthwise(padded: Array, w: Array, win: Windows, out: Shape) -> Array:
+    """One filter per channel: shifted sums, no matrix product to win from."""
+    xp = namespace(padded)
+    y = xp.zeros((*padded.shape[:2], *out), padded.dtype)
+    for offset in offsets(win.kernel):
+        part = padded[(..., *window_slices(offset, out, win.strides, win.dilations))]
+        y += part * w[(slice(None), 0, *offset)].reshape(-1, *(1,) * len(out))
+    return y
+
+
+def convolve_back(g: Array, shape: Shape, w: Array, win: Windows, groups: int) -> Array:
+    """Return the transpose of `convolve`: g (n, o, ...) back to `shape` (n, c, ...)."""
+    xp = namespace(g)
+    n, c, *spatial = shape
+    o, out = g.shape[1], g.shape[2:]
+    padded = [s + a + b for s, (a, b) in zip(spatial, win.pads, strict=True)]
+    gx = xp.zeros((n, c, *padded), g.dtype)
+    depthwise = groups == c == o
+    matrix = w.reshape(groups, o // groups, -1).swapaxes(1, 2)
+    cells, count = math.prod(win.kernel), math.prod(out)
+    for rows in _blocks(n, c * cells * count * g.itemsize):
+        if not depthwise:
+            columns = matrix @ g[rows].reshape(-1, groups, o // groups, count)
+            columns = columns.reshape(-1, c, cells, *out)
+        for i, offset in enumerate(offsets(win.kernel)):
+            where = (..., *window_slices(offset, out, win.strides, win.dilations))
+            if depthwise:
+                scale = w[(slice(None), 0, *offset)].reshape(-1, *(1,) * len(out))
+                gx[rows][where] += g[rows] * scale
+            else:
+                gx[rows][where] += columns[:, :, i]
+    return crop_spatial(gx, win.pads)
+
+
+class Conv(Linear, op="Conv"):
+    """Convolution with constant weights (o, c / group, ...) and bias (o)."""
+
+    def operand(self, inputs):
+        x, w, b = (*inputs, None)[:3]
+        return x, w, None if b is None else b.reshape(1, -1, *(1,) * (x.ndim - 2))
+
+    def _windows(self, shape: Shape, w: Array) -> Windows:
+        return find_windows(self, shape[2:], w.shape[2:])
+
+    def apply(self, x, w):
+        return convolve(x, w, self._windows(x.shape, w), self.group)
+
+    def vjp(self, g, shape, w):
+        shape = (g.shape[0] * g.shape[1], *shape[1:])
+        gx = convolve_back(fold(g), shape, w, self._windows(shape, w), self.group)
+        return unfold(gx, g.shape[0])
+
+
+class ConvTranspose(Linear, op="ConvTranspose"):
+    """The transpose of a convolution as a layer; weights (c, o / group, ...)."""
+
+    operand = Conv.operand
+
+    def _geometry(self, spatial: Sequence[int], w: Array) -> tuple[Windows, Shape]:
+        """Return the windows of the convolution it transposes, and the output size."""
+        n = len(spatial)
+        kernel = tuple(w.shape[2:])
+        strides = tuple(self.strides or (1,) * n)
+        dilations = tuple(self.dilations or (1,) * n)
+        extra = tuple(self.output_padding or (0,) * n)
+        full = [
+            s * (i - 1) + e + d * (k - 1) + 1
+            for i, s, e, d, k in zip(spatial, strides, extra, dilations, kernel, strict=True)
+        ]
+        pads = self._pads(spatial, full, strides)
+        out = tuple(f - a - b for f, (a, b) in zip(full, pads, strict=True))
+        return Windows(kernel, strides, dilations, pads), checked_shape(out)
+
+    def _pads(self, spatial, full, strides):
+        auto = self.auto_pad or "NOTSET"
+        if self.output_shape:
+            want = tuple(self.output_shape)[-len(full) :]
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+            want = tuple(i * s for i, s in zip(spatial, strides, strict=True))
+        else:
+            return pad_pairs(None if auto == "VALID" else self.pads, len(full))
+        totals = [max(f - w, 0) for f, w in zip(full, want, strict=True)]
+        halves = [(t // 2, t - t // 2) for t in totals]
+        # output_shape puts the larger half first unless SAME_UPPER is asked for.
+        return tuple(halves if auto == "SAME_UPPER" else [(b, a) for a, b in halves])
+
+    def apply(self, x, w):
+        win, out = self._geometry(x.shape[2:], w)
+        shape = (x.shape[0], w.shape[1] * self.group, *out)
+        return convolve_back(x, shape, w, win, self.group)
+
+    def vjp(self, g, shape, w):
+        win, _ = self._geometry(shape[2:], w)
+        gx = convolve(fold(g), w, win, self.group)
+        return unfold(gx[(..., *(slice(0, n) for n in shape[2:]))], g.shape[0])

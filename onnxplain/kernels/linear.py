@@ -1,0 +1,146 @@
+"""Dense layers, matrix products and batch normalisation."""
+
+from __future__ import annotations
+
+
+from ..arrays import Array, namespace, unbroadcast
+from .families import Linear, Product
+
+
+def swap(x: Array) -> Array:
+    """Transpose the last two axes."""
+    return x.swapaxes(-1, -2)
+
+
+class Gemm(Linear, op="Gemm"):
+    """y = alpha A B + beta C, A with data, B and C constant."""
+
+    def operand(self, inputs):
+        x, w, c = (*inputs, None)[:3]
+        w = w.T if self.transB else w
+        w = w if self.alpha == 1 else (w * self.alpha).astype(w.dtype, copy=False)
+        c = c if c is None or self.beta == 1 else (c * self.beta).astype(c.dtype, copy=False)
+        return x, w, c
+
+    def apply(self, x, w):
+        return (x.T if self.transA else x) @ w
+
+    def vjp(self, g, shape, w):
+        gx = g @ swap(w)
+        return swap(gx) if self.transA else gx
+
+
+class GemmProduct(Product, op="Gemm"):
+    """y = alpha A B + beta C with data in both factors and none in C."""
+
+    @classmethod
+    def accepts(cls, active):
+        return active[0] and active[1] and not any(active[2:])
+
+    def forward(self, a, b, c=None):
+        y = self.alpha * ((a.T if self.transA else a) @ (b.T if self.transB else b))
+        y = y if c is None else y + self.beta * c
+        return y.astype(a.dtype, copy=False)
+
+    def back(self, g, a, b, shapes):
+        g = self.alpha * g
+        ga = g @ (b if self.transB else swap(b))
+        gb = swap(a.T if self.transA else a) @ g
+        ga, gb = (swap(ga) if self.transA else ga), (swap(gb) if self.transB else gb)
+        return (ga, gb) if len(self.active) == 2 else (ga, gb, None)
+
+
+class MatMul(Linear, op="MatMul"):
+    """y = x W, W constant; joined biases come as a third input."""
+
+    def apply(self, x, w):
+        return x @ w
+
+    def vjp(self, g, shape, w):
+        if w.ndim == 1:
+            return unbroadcast(g[..., None] * w, shape)
+        if len(shape) == 1:
+            return unbroadcast((g[..., None, :] @ swap(w))[..., 0, :], shape)
+        return unbroadcast(g @ swap(w), shape)
+
+
+class MatMulLeft(Linear, op="MatMul"):
+    """y = W x, W constant."""
+
+    data = (1,)
+
+    def operand(self, inputs):
+        w, x, b = (*inputs, None)[:3]
+        return x, w, b
+
+    def apply(self, x, w):
+        return w @ x
+
+    def vjp(self, g, shape, w):
+        if len(shape) == 1:
+            return unbroadcast((swap(w) @ g[..., None])[..., 0], shape)
+        if w.ndim == 1:
+            return unbroadcast(w[:, None] * g[..., None, :], shape)
+        return unbroadcast(swap(w) @ g, shape)
+
+
+class MatMulProduct(Product, op="MatMul"):
+    """y = A B, both with data."""
+
+    def forward(self, a, b):
+        return a @ b
+
+    def back(self, g, a, b, shapes):
+        if a.ndim == 1 and b.ndim == 1:
+            return unbroadcast(g[..., None] * b, shapes[0]), unbroadcast(g[..., None] * a, shapes[1])
+        if a.ndim == 1:
+            ga = (g[..., None, :] @ swap(b))[..., 0, :]
+            return unbroadcast(ga, shapes[0]), unbroadcast(a[:, None] * g[..., None, :], shapes[1])
+        if b.ndim == 1:
+            gb = (swap(a) @ g[..., None])[..., 0]
+            return unbroadcast(g[..., None] * b, shapes[0]), unbroadcast(gb, shapes[1])
+        return unbroadcast(g @ swap(b), shapes[0]), unbroadcast(swap(a) @ g, shapes[1])
+
+
+class BatchNormalization(Linear, op="BatchNormalization", since=7):
+    """y = scale (x - mean) / sqrt(var + epsilon) + bias per channel, with stored statistics."""
+
+    diagonal = True
+
+    def setup(self):
+        if getattr(self, "training_mode", 0):
+            from ..errors import UnsupportedOpError
+
+            raise UnsupportedOpError(
+                "BatchNormalization in training mode depends on the whole batch; "
+                "export the model in inference mode"
+            )
+
+    def operand(self, inputs):
+        x, scale, bias, mean, var = inputs
+        xp = namespace(x)
+        factor = scale / xp.sqrt(var + var.dtype.type(self.epsilon))
+        shift = bias - mean * factor
+        along = (1, -1) + (1,) * (x.ndim - 2) if x.ndim > 1 else (-1,)
+        w, b = factor.reshape(along), shift.reshape(along)
+        return x, w.astype(x.dtype, copy=False), b.astype(x.dtype, copy=False)
+
+    def apply(self, x, w):
+        return x * w
+
+    def vjp(self, g, shape, w):
+        return unbroadcast(g * w, shape)
+
+
+class ChannelAffine(Linear, op="ChannelAffine", domain="onnxplain"):
+    """y = w x + b, w and b constants: what Sub, Mul, Div and Add by constants are joined to."""
+
+    diagonal = True
+
+    def apply(self, x, w):
+        return x * w
+
+    def vjp(self, g, shape, w):
+        return unbroadcast(g * w, shape)
+
+

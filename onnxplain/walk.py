@@ -1,0 +1,224 @@
+"""The two walks over a graph: forward through its nodes, and back with a signal.
+
+A walk knows no operator. What a signal does at a node is a function `step(node, signals)` that a
+method hands in; the walk looks up tensors, adds up the signals of several consumers and lets go
+of what nobody needs any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from .arrays import Array
+
+from .graph.graph import Graph, Node, evaluate
+from .kernels.base import Note, Pair, Record, Signals
+
+Values: TypeAlias = "dict[str, Array]"
+Step: TypeAlias = "Callable[[Node, Signals], Signals]"
+
+
+def forward(graph: Graph, feeds: Mapping[str, Array], keep: bool = True) -> Values:
+    """Compute all tensors of a graph.
+
+    Parameters
+    ----------
+    graph : Graph
+        The graph.
+    feeds : mapping of str to array
+        One array per input of the graph.
+    keep : bool, default True
+        Keep every tensor, as a walk back needs it; False keeps the outputs of the graph only.
+    """
+    values: Values = dict(feeds)
+    uses = None if keep else _uses(graph)
+    for node in graph.nodes:
+        inputs = [_value(graph, values, name) for name in node.inputs]
+        outputs = evaluate(node, node.kernel, inputs)
+        values.update((n, v) for n, v in zip(node.outputs, outputs, strict=False) if n)
+        if uses is not None:
+            _release(values, uses, node)
+    for name in graph.outputs:
+        values.setdefault(name, graph.weights.get(name))
+    return values
+
+
+def _uses(graph: Graph) -> Counter[str]:
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    uses.update(graph.outputs)
+    return uses
+
+
+def _release(values: Values, uses: Counter[str], node: Node) -> None:
+    for name in node.inputs:
+        uses[name] -= 1
+        if uses[name] == 0:
+            values.pop(name, None)
+
+
+def _value(graph: Graph, values: Values, name: str) -> Array | None:
+    if not name:
+        return None
+    return values[name] if name in values else graph.weights[name]
+
+
+def record(graph: Graph, values: Values, node: Node) -> Record:
+    """Return what a node saw in a run."""
+    inputs = tuple(_value(graph, values, name) for name in node.inputs)
+    return Record(inputs, tuple(values.get(name) for name in node.outputs))
+
+
+def backward(graph: Graph, seeds: Mapping[str, Array], step: Step) -> dict[str, Array]:
+    """Walk back from the seeded tensors; return the signals that reach the graph's inputs.
+
+    Parameters
+    ----------
+    graph : Graph
+        The graph.
+    seeds : mapping of str to array (outputs, batch, ...)
+        Where the walk starts.
+    step : callable
+        Takes a node and the signals of its outputs to the signals of its inputs.
+    """
+    signals: dict[str, Any] = dict(seeds)
+    for node in reversed(graph.nodes):
+        if not any(name in signals for name in node.outputs):
+            continue
+        # A tensor that is itself explained keeps no signal: it has been passed on.
+        incoming = tuple(signals.pop(name, None) for name in node.outputs)
+        for name, signal in zip(node.inputs, step(node, incoming), strict=False):
+            if signal is not None and name in graph.active:
+                signals[name] = signals[name] + signal if name in signals else signal
+    return signals
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+
+def gradient_step(graph: Graph, values: Values) -> Step:
+    """Return the step of gradients."""
+    return lambda node, g: node.kernel.gradient(record(graph, values, node), g)
+
+
+def relevance_step(
+    graph: Graph, values: Values, settings: Mapping[str, Any], ledger: Ledger | None = None
+) -> Step:
+    """Return the step of relevances; `settings` has an LrpSetting per node name."""
+
+    def step(node: Node, r: Signals) -> Signals:
+        note = None if ledger is None else ledger.note()
+        out = node.kernel.relevance(
+            record(graph, values, node), r, settings[node.name], note
+        )
+        if ledger is not None:
+            ledger.book(node, _total(note, r), _total(note, out), note.absorbed)
+        return out
+
+    return step
+
+
+def _total(note: Note, signals: Iterable[Any]) -> Array | float:
+    return sum((note.total(s) for s in signals if s is not None), start=0.0)
+
+
+def multiplier_step(
+    graph: Graph, values: Values, reference: Values, setting: Any, ledger: Ledger | None = None
+) -> Step:
+    """Return the step of DeepLIFT multipliers between two runs."""
+    producers = graph.producers()
+    found: dict[str, Any] = {}
+
+    def parts(tensor: str) -> Any:
+        if tensor not in found:
+            node = producers.get(tensor)
+            found[tensor] = None if node is None or tensor not in graph.active else split(node)
+        return found[tensor]
+
+    def split(node: Node) -> Any:
+        rec, ref = record(graph, values, node), record(graph, reference, node)
+        return node.kernel.difference_parts(rec, ref, lambda i: parts(node.inputs[i]))
+
+    def step(node: Node, m: Signals) -> Signals:
+        rec, ref = record(graph, values, node), record(graph, reference, node)
+        out = node.kernel.deeplift(rec, ref, m, setting, lambda i: parts(node.inputs[i]))
+        if ledger is not None:
+            note = ledger.note()
+            came = _contributions(note, m, rec.outputs, ref.outputs, None)
+            inner = [parts(n) if isinstance(s, Pair) else None
+                     for n, s in zip(node.inputs, out, strict=False)]
+            went = _contributions(note, out, rec.inputs, ref.inputs, inner)
+            ledger.book(node, came, went, {})
+        return out
+
+    return step
+
+
+def _contributions(
+    note: Note, m: Signals, x: Sequence[Any], x0: Sequence[Any], parts: Sequence[Any] | None
+) -> Array | float:
+    """Sum multiplier times difference over the tensors of a node."""
+    total: Any = 0.0
+    for i, (s, a, b) in enumerate(zip(m, x, x0, strict=False)):
+        if s is None:
+            continue
+        if isinstance(s, Pair):
+            pair = parts[i] if parts is not None else None
+            if pair is None:
+                return float("nan")
+            total = total + note.total(s.positive * pair[0] + s.negative * pair[1])
+        else:
+            total = total + note.total(s * (a - b))
+    return total
+
+
+def connection_step(graph: Graph, values: Values, setting: Any) -> Step:
+    """Return the step of connection weights."""
+    return lambda node, g: node.kernel.connection(record(graph, values, node), g, setting)
+
+
+# -- the ledger -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What came to one node, went on, and was absorbed: arrays (outputs, rows)."""
+
+    node: Node
+    came: Array
+    went: Array
+    absorbed: Mapping[str, Array]
+
+    @property
+    def gap(self) -> Array:
+        """What is missing after everything known is booked."""
+        return self.came - self.went - sum(self.absorbed.values(), start=0.0)
+
+
+class Ledger:
+    """Books of one walk back: nothing may disappear between a node's outputs and inputs."""
+
+    def __init__(self, rows: bool):
+        self.rows = rows
+        self.entries: list[Entry] = []
+
+    def note(self) -> Note:
+        """Return an empty note for one node."""
+        return Note(self.rows)
+
+    def book(self, node: Node, came: Any, went: Any, absorbed: Mapping[str, Any]) -> None:
+        """Add a node."""
+        self.entries.append(Entry(node, came, went, dict(absorbed)))
+
+
+# -- chunks ---------------------------------------------------------------------------------------
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Cut 0..total into slices of at most `size`."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+

@@ -1,0 +1,107 @@
+"""ONNX's own test cases, one operator each, run through our kernels with ONNX's tolerances."""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test.loader import load_model_tests
+
+from onnxplain import kernels
+from onnxplain.errors import UnsupportedOpError
+from onnxplain.graph.graph import build, evaluate
+from onnxplain.graph.load import OLDEST_OPSET, read_model
+
+GAPS_FILE = Path(__file__).with_name("node_gaps.txt")
+
+
+def known_gaps():
+    """Read lines `case  # reason`."""
+    lines = (line.partition("#") for line in GAPS_FILE.read_text().splitlines())
+    return {name.strip(): reason.strip() for name, _, reason in lines if name.strip()}
+
+
+@cache
+def all_cases():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ONNX makes numbers that overflow, on purpose
+        return {case.name: case for case in load_model_tests(kind="node")}
+
+
+def registered(model):
+    """Tell whether there is a kernel for every node of a model of our opsets."""
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    nodes = model.graph.node
+    return opset >= OLDEST_OPSET and all(kernels.versions(n.op_type, n.domain) for n in nodes)
+
+
+def with_weights(model, values, n_data):
+    """Return the model with all inputs but the first `n_data` as weights."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    names = [i.name for i in graph.input]
+    for name, value in list(zip(names, values, strict=False))[n_data:]:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    del graph.input[n_data:]
+    return changed
+
+
+def bound(model, values):
+    """Build the graph with as many data inputs as the kernels have rules for."""
+    for n_data in (len(model.graph.input), 1):
+        try:
+            return build(read_model(with_weights(model, values, n_data)), optimise=False)
+        except UnsupportedOpError:
+            continue
+    return build(read_model(with_weights(model, values, 0)), optimise=False)
+
+
+def forward(model, values):
+    graph = bound(model, values)
+    names = [i.name for i in model.graph.input]
+    known = dict(graph.weights) | dict(zip(names, values, strict=False))
+    for node in graph.nodes:
+        inputs = [known.get(name) for name in node.inputs]
+        known.update(zip(node.outputs, evaluate(node, node.kernel, inputs), strict=False))
+    return [known[o.name] for o in model.graph.output]
+
+
+def check(case):
+    for values, expected in case.data_sets:
+        before = [np.array(v) for v in values]
+        for y, e in zip(forward(case.model, values), expected, strict=True):
+            assert (y.dtype, y.shape) == (e.dtype, e.shape)
+            if y.dtype.kind not in "biufcOU":  # NumPy cannot compare bfloat16 and the like
+                y, e = y.astype(np.float64), e.astype(np.float64)
+            np.testing.assert_allclose(y, e, rtol=case.rtol, atol=case.atol)
+        for v, b in zip(values, before, strict=True):
+            np.testing.assert_array_equal(v, b)
+
+
+NAMES = sorted(name for name, case in all_cases().items() if registered(case.model))
+GAPS = known_gaps()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # cases divide by 0 and overflow on purpose
+@pytest.mark.parametrize("name", NAMES)
+def test_node_case(name):
+    if name not in GAPS:
+        check(all_cases()[name])
+        return
+    try:
+        check(all_cases()[name])
+    except Exception:
+        pytest.xfail(GAPS[name])
+    pytest.fail(f"{name} passes: remove it from {GAPS_FILE.name}")
+
+
+def test_every_gap_is_a_case_and_has_a_reason():
+    assert sorted(GAPS.keys() - set(NAMES)) == []
+    assert all(GAPS.values())
+
+
+def test_at_least_500_cases_pass():
+    assert len(NAMES) - len(GAPS) >= 500
