@@ -141,7 +141,6 @@ def main() -> None:
         arguments.out / "digits.npz",
         image=x_test[:N_IMAGES],
         label=y_test[:N_IMAGES].astype(np.uint8),
-        class_names=np.array(CLASSES),
     )
     print(f"test accuracy {reached:.4f} on {len(y_test)} images, trained on {len(y_train)}")
     for name in ("digits.onnx", "digits.npz"):

@@ -9,10 +9,10 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    images, _, results, class_names = explain()
+    images, _, results = explain()
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / "demo.png"
-    draw(images, results, class_names).savefig(path, dpi=80)
+    draw(images, results).savefig(path, dpi=80)
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 

@@ -48,6 +48,12 @@ def special(x: Array) -> Any:
     return scipy.special
 
 
+def is_float(dtype: Any) -> bool:
+    """Tell whether a NumPy (or ml_dtypes) type holds floating point numbers."""
+    dtype = np.dtype(dtype)
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
 def to_host(x: Array) -> np.ndarray:
     """Return `x` as a NumPy array, copying from the GPU if need be."""
     return x.get() if is_device(x) else np.asarray(x)

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from onnxplain.errors import ArgumentError, DataError, OnnxplainError
 
-# Whatever is large (the engine, pandas, matplotlib) is imported inside the commands: help stays quick.
+# Whatever is large (the engine, pandas, matplotlib) is imported inside the commands: help is quick.
 
 METHODS = {
     "grad": "Gradient",
@@ -70,6 +71,12 @@ class Numbers(click.ParamType):
 
 INDICES, FLOATS, WORDS = Numbers(int, "I,J,..."), Numbers(float, "A,B,..."), Numbers(str, "A,B,...")
 FILE = click.Path(path_type=Path)
+INPUT_DIM = click.option(
+    "--input-dim",
+    type=INDICES,
+    multiple=True,
+    help="Shape without batch axis where the model leaves it open; once for each input.",
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,18 +91,76 @@ def main() -> None:
 @main.command("inspect")
 @click.argument("model", type=FILE)
 @click.option("--method", type=click.Choice(list(METHODS)), help="Show how each node is treated.")
-def inspect_model(model: Path, method: str | None) -> None:
+@INPUT_DIM
+def inspect_model(model: Path, method: str | None, input_dim: tuple) -> None:
     """Show what MODEL consists of and which methods can explain it."""
-    import onnxplain
+    from onnxplain.converter import Converter
+    from onnxplain.graph.load import read_model
 
     existing(model)
-    converter = onnxplain.convert(model)
-    click.echo(describe_model(converter, model))
-    click.echo()
+    raw = read_model(model)
+    click.echo(describe_file(model, raw))
+    converter = Converter(raw, shapes(input_dim))
+    click.echo(describe_joined(converter.graph))
     if method:
-        click.echo(coverage_table(converter.coverage(method)))
+        click.echo(coverage_table(converter.coverage(METHODS[method])))
     else:
-        click.echo(coverage_summary({name: converter.coverage(name) for name in METHODS}))
+        click.echo(coverage_summary({name: converter.coverage(METHODS[name]) for name in METHODS}))
+
+
+def describe_file(path: Path, raw: Any) -> str:
+    """Return what a model file holds: opset, inputs, outputs and operators."""
+    opset = raw.opsets.get("", "?")
+    lines = [f"{path}: opset {opset}, {len(raw.nodes)} nodes"]
+    for title, specs in (("inputs", raw.inputs), ("outputs", raw.outputs)):
+        lines += ["", title, *(f"  {spec.name}: {spec.dtype} {axes(spec.shape)}" for spec in specs)]
+    counts = Counter(node.op for node in raw.nodes).most_common()
+    return "\n".join([*lines, "", "operators", "  " + ", ".join(f"{n} {op}" for op, n in counts)])
+
+
+def axes(shape: Sequence[Any] | None) -> str:
+    """Return a shape with a star for an open batch axis."""
+    if shape is None:
+        return "of unknown shape"
+    sizes = ["?" if size is None else str(size) for size in shape]
+    if sizes and not isinstance(shape[0], int):
+        sizes[0] = "*"
+    return f"({', '.join(sizes)})"
+
+
+def describe_joined(graph: Any) -> str:
+    """Return which nodes of the file were joined to one."""
+    joined = [node for node in graph.nodes if len(node.joined) > 1]
+    if not joined:
+        return "\njoined when loaded\n  nothing"
+    lines = [f"  {node.name} ({node.op}): {' + '.join(node.joined)}" for node in joined]
+    return "\n".join(["", "joined when loaded", *lines])
+
+
+def coverage_table(coverage: Any) -> str:
+    """Return how a method treats each node."""
+    shown = coverage[["node", "op", "family", "rule", "exact", "remark"]].copy()
+    shown["exact"] = ["yes" if exact else "no" for exact in shown["exact"]]
+    shown["rule"] = shown["rule"].replace("", "none")
+    widths = [max(map(len, [title, *map(str, shown[title])])) for title in shown]
+    rows = [shown.columns, *shown.itertuples(index=False)]
+    cells = (zip(map(str, row), widths, strict=True) for row in rows)
+    return "\n" + "\n".join("  ".join(f"{t:{w}}" for t, w in row).rstrip() for row in cells)
+
+
+def coverage_summary(coverages: dict[str, Any]) -> str:
+    """Return the number of nodes that each method covers, and name those that it does not."""
+    lines = ["", f"{'method':12}{'nodes':>7}{'exact':>7}{'inexact':>9}{'no rule':>9}"]
+    remarks = []
+    for method, table in coverages.items():
+        lacking = table["rule"] == ""
+        inexact = ~table["exact"].astype(bool) & ~lacking
+        counts = len(table) - inexact.sum() - lacking.sum(), inexact.sum(), lacking.sum()
+        lines.append(f"{method:12}{len(table):7}{counts[0]:7}{counts[1]:9}{counts[2]:9}")
+        for title, nodes in (("inexact", table[inexact]), ("no rule", table[lacking])):
+            for node in nodes.itertuples():
+                remarks.append(f"{method}, {title}: {node.node} ({node.op}) {node.remark}".rstrip())
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
 
 
 # explain
@@ -147,6 +212,7 @@ def explain_options(command: Callable) -> Callable:
         click.option(
             "--channels-last", is_flag=True, help="The last axis of DATA is the channels."
         ),
+        INPUT_DIM,
         # the computation
         click.option("--dtype", type=click.Choice(["float", "double"]), default="float"),
         click.option("--device", default="cpu", show_default=True),
@@ -166,8 +232,8 @@ def explain_options(command: Callable) -> Callable:
 def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) -> None:
     """Explain what MODEL predicts for DATA.
 
-    DATA is a .npy array, an .npz file with one array named like each input, a .csv or .parquet table
-    with one row per instance, or one or more images.
+    DATA is a .npy array, an .npz file with one array named like each input, a .csv or .parquet
+    table with one row per instance, or one or more images.
 
     \b
     onnxplain explain model.onnx table.csv --method lrp --rule-name epsilon --out result.csv
@@ -198,8 +264,48 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
         write_result(result, options["out"])
         click.echo(f"wrote {options['out']}")
     if options["plot"]:
-        write_plot(result, options["plot"], options["data_idx"])
+        write_plot(result, options["plot"], options["data_idx"], **selection(arguments))
         click.echo(f"wrote {options['plot']}")
+
+
+def summary(result: Any) -> str:
+    """Return, for the first rows, what was predicted and whether its explanation adds up."""
+    from onnxplain.results import decomposition, output_labels, predictions, selected_outputs
+
+    blocks = []
+    for s, j in enumerate(selected_outputs(result)):
+        pred, labels = predictions(result, s), output_labels(result, j)
+        total = decomposition(result, s, "decomp_sum")
+        goal = decomposition(result, s, "decomp_goal")
+        title = f"{result.method_name}: {len(labels)} nodes of output {j + 1} explained"
+        if pred is None:
+            blocks.append(title)
+            continue
+        best = pred.argmax(1)
+        lines = [title + "; the likeliest of each row:", TABLE_HEAD]
+        for row, node in list(enumerate(best))[:ROWS_SHOWN]:
+            values = [None if x is None else x[row, node] for x in (pred, total, goal)]
+            gap = None if goal is None or total is None else abs(values[1] - values[2])
+            cells = [*(cell(value, "g") for value in values), cell(gap, ".1e")]
+            lines.append(f"data_{row + 1:<7}{labels[node]:16.16}" + "".join(cells))
+        if len(pred) > ROWS_SHOWN:
+            lines.append(f"... and {len(pred) - ROWS_SHOWN} rows more")
+        if goal is not None and total is not None:
+            lines.append(f"largest gap of all rows and nodes: {abs(total - goal).max():.1e}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+TABLE_HEAD = f"{'row':12}{'node':16}" + "".join(f"{x:>13}" for x in ("pred", "sum", "goal", "gap"))
+
+
+def cell(value: Any, kind: str) -> str:
+    return f"{'-' if value is None else format(float(value), kind):>13}"
+
+
+def selection(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return which nodes to draw: all that were asked for, else the first."""
+    return {key: arguments[key] for key in ("output_idx", "output_label") if arguments[key]}
 
 
 def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dict[str, Any]:
@@ -278,12 +384,15 @@ def load(model: Path, data: Sequence[Path], options: dict[str, Any]) -> tuple[An
     import onnxplain
     from onnxplain.files import TABLES, read_table
 
-    names = {"output_names": options["output_names"]}
-    converter = onnxplain.convert(model, **names)
+    known = {
+        "input_dim": shapes(options["input_dim"]),
+        "output_names": options["output_names"],
+    }
+    converter = onnxplain.convert(model, **known)
     if data and data[0].suffix.lower() in TABLES:
         columns = read_table(data[0], options["columns"])[1]
         if converter.input_dim == [(len(columns),)]:  # the features are the columns
-            converter = onnxplain.convert(model, input_names=columns, **names)
+            converter = onnxplain.convert(model, input_names=columns, **known)
     arrays = read(data, converter, options) if data else None
     reference = options["reference"] and read([options["reference"]], converter, options)
     return converter, arrays, reference
@@ -297,7 +406,7 @@ def read(paths: Sequence[Path], converter: Any, options: dict[str, Any]) -> list
 
     arrays = read_data(
         paths,
-        tensor_names(converter.graph.inputs),
+        [spec.name for spec in converter.graph.inputs],
         converter.input_dim,
         columns=options["columns"],
         resize=options["resize"],
@@ -311,6 +420,10 @@ def read(paths: Sequence[Path], converter: Any, options: dict[str, Any]) -> list
             last = True  # so has the model: nothing to move
     axis = -1 if last else 1
     return [normalise(x, scale, options["mean"], options["std"], axis) for x in arrays]
+
+
+def shapes(values: Sequence[Any]) -> list[tuple] | None:
+    return [tuple(value or ()) for value in values] or None
 
 
 def existing(path: Path) -> None:

@@ -505,6 +505,8 @@ def test_the_callers_axes_are_used():
     assert figure.figure is own
     assert figure.axes.tolist() == [list(axes)]
     np.testing.assert_allclose(heights(axes[1]), method.result[0][0][1, :, 1])
+    assert axes[1].get_title() == "versicolor\ndata_2"
+    assert [ax.get_ylabel() for ax in axes] == ["Contribution", "Contribution"]
     assert plot_global(method, ax=own.subfigures().subplots()).figure is own
 
 

@@ -326,6 +326,17 @@ def test_xarray_survives_a_netcdf_file(tmp_path):
         xarray.testing.assert_equal(found.load(), array)
 
 
+def test_a_tree_survives_a_netcdf_file(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    pytest.importorskip("h5py")
+    tree = results.to_xarray(fake_method(((2, 3), (4,)), ((2,), (3,)), unconnected=[(0, 1)]))
+    tree.to_netcdf(tmp_path / "result.nc", engine="h5netcdf")
+    with xarray.open_datatree(tmp_path / "result.nc", engine="h5netcdf") as found:
+        for path in ("Output_1/Input_2", "Output_2/Input_1"):
+            xarray.testing.assert_equal(found[path].to_dataset().load(), tree[path].to_dataset())
+
+
 # ---------------------------------------------------------------- labels and text
 
 

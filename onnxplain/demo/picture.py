@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from onnxplain.demo import gaps, predicted
+from onnxplain.demo import class_names, gaps, predicted
 
 
-def draw(images: np.ndarray, results: dict[str, Any], class_names: list[str]) -> Figure:
+def draw(images: np.ndarray, results: dict[str, Any]) -> Figure:
     """Return a figure: red pixels speak for the predicted class, blue ones against it."""
+    names = class_names(results)
     classes, probability = predicted(results)
     # Figure instead of pyplot: no window, no state, whatever the backend is.
     figure = Figure(
@@ -22,7 +23,7 @@ def draw(images: np.ndarray, results: dict[str, Any], class_names: list[str]) ->
     axes[0, 0].set_title("image", fontweight="bold")
     for i, row in enumerate(axes):
         row[0].imshow(images[i, 0], cmap="gray_r")
-        row[0].set_ylabel(f"{class_names[classes[i]]}\n{probability[i]:.1%}", fontsize=11)
+        row[0].set_ylabel(f"{names[classes[i]]}\n{probability[i]:.1%}", fontsize=11)
     for column, (title, result) in enumerate(results.items(), start=1):
         axes[0, column].set_title(title, fontweight="bold")
         for i, gap in enumerate(gaps(result, classes)):
@@ -31,7 +32,7 @@ def draw(images: np.ndarray, results: dict[str, Any], class_names: list[str]) ->
             axes[i, column].imshow(heat, cmap="RdBu_r", vmin=-limit, vmax=limit)
             axes[i, column].set_xlabel(f"gap {gap:.1e}", fontsize=9, color="0.35")
     figure.supxlabel(
-        "red: speaks for the predicted class · blue: against it · gap: what is missing to its score",
+        "red speaks for the predicted class, blue against it; gap: what is missing to its score",
         fontsize=10,
     )
     return figure

@@ -236,8 +236,10 @@ class Routing(Kernel):
         split = parts(i)
         if split is None:
             return None
+        # Parameters of the run that has all rows: a shape may have been computed from their number.
+        base = rec if rec.inputs[i].shape == joint_shape(rec, ref, i) else ref
         inputs = [
-            tuple(d if j == i else v for j, v in enumerate(rec.inputs)) for d in split
+            tuple(d if j == i else v for j, v in enumerate(base.inputs)) for d in split
         ]
         return tuple(self.forward(*values) for values in inputs)
 

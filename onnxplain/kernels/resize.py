@@ -83,7 +83,7 @@ class Resize(Linear, op="Resize", since=11):
     def _region(self, roi: Array | None, n: int) -> tuple[list[float], list[float]]:
         if self.coordinate_transformation_mode != "tf_crop_and_resize":
             return [0.0] * n, [1.0] * n
-        values = to_host(roi).ravel().tolist()
+        values = [decimal(v) for v in to_host(roi).ravel()]
         return values[:n], values[n:]
 
     @staticmethod
@@ -232,12 +232,17 @@ class Upsample7(Resize10, op="Upsample", since=7):
         return super().lines((inputs[0], np.array(self.scales, np.float32)))
 
 
-def intended(scale: np.float32, n: int, out: int) -> float:
-    """Return the scale that was rounded to single precision for the file.
+def decimal(v: np.floating) -> float:
+    """Return the number that was rounded for the file: 0.2, where float(v) is 0.200000003."""
+    return float(str(v))
 
-    Else 1/3 becomes 0.33333334, and the elements it picks are the wrong ones.
+
+def intended(scale: np.floating, n: int, out: int) -> float:
+    """Return the scale that was rounded for the file.
+
+    With 0.33333334 for 1/3 the coordinates fall short of the elements they should meet.
     """
-    return out / n if abs(scale * n - out) <= 1e-6 * out else float(str(scale))
+    return out / n if abs(scale * n - out) <= 1e-6 * out else decimal(scale)
 
 
 def coordinates(mode: str, line: Line) -> np.ndarray:

@@ -21,6 +21,7 @@ from ..arrays import (
     fold,
     host_ints,
     is_device,
+    is_float,
     namespace,
     on_device_of,
     to_host,
@@ -186,15 +187,10 @@ def following(kernel: Any, dtype: np.dtype) -> Any:
 def native_dtype(to: int) -> np.dtype:
     """Return the array type of an ONNX type number, refusing types that arrays do not have."""
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to))
-    if dtype.kind not in "biufc":
+    if dtype.kind == "O":
         name = onnx.TensorProto.DataType.Name(to)
         raise UnsupportedOpError(f"Cast to {name} is not supported: arrays have no such type")
     return dtype
-
-
-def is_float(dtype: Any) -> bool:
-    """Tell whether elements of this type can carry a signal."""
-    return np.issubdtype(dtype, np.inexact)
 
 
 def to_type_of(g: Array, x: Array) -> Array:

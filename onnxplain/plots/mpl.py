@@ -233,7 +233,7 @@ def _figure(
                 draw(axes[r, c], panel, edge)
             if boxes and panel.info:
                 _info_box(axes[r, c], panel, join)
-            _strips(axes[r, c], panel, edge, pad)
+            _strips(axes[r, c], panel, edge, pad, own)
     figure = axes[0, 0].figure.canvas.figure
     if own:
         figure.align_ylabels(axes[:, 0])
@@ -270,12 +270,16 @@ def _given_axes(ax: Any, rows: int, columns: int) -> np.ndarray:
     return axes.reshape(rows, columns)
 
 
-def _strips(ax: Axes, panel: Panel, edge: _Edge, pad: float) -> None:
-    """Name the output node and input above the grid and the data point at its left."""
+def _strips(ax: Axes, panel: Panel, edge: _Edge, pad: float, own: bool) -> None:
+    """Name the output node and input above the grid and the data point at its left.
+
+    In a caller's axes, where the room at the left is not ours, all of it stands above.
+    """
     if edge.top:
-        title = "\n".join(name for name in (shortened(panel.output, 40), panel.input) if name)
+        above = [shortened(panel.output, 40), panel.input, "" if own else panel.data]
+        title = "\n".join(name for name in above if name)
         ax.set_title(title, pad=pad, fontsize="medium", parse_math=False)
-    if edge.left and panel.data:
+    if own and edge.left and panel.data:
         where: Any = (ax.yaxis.label, "axes fraction") if ax.get_ylabel() else "axes fraction"
         ax.annotate(
             panel.data,

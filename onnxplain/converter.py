@@ -1,0 +1,313 @@
+"""From a model to a `Converter`: the graph with names, shapes and what can be said before a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import names as naming
+from .arrays import Array
+from .data import float_type, prepare
+from .errors import ArgumentError, DtypeError, MissingPackageError, ModelError, ShapeError
+from .graph.batch import examine
+from .graph.graph import Graph, build, is_float
+from .graph.last import without_last_activation
+from .graph.load import RawModel, ValueSpec, read_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Shape = tuple[int, ...]
+
+
+def convert(
+    model: Any,
+    input_dim: Any = None,
+    input_names: Any = None,
+    output_names: Any = None,
+    dtype: Any = "float",
+    save_model_as_dict: bool = False,
+    *,
+    outputs: Sequence[str] | None = None,
+) -> Converter:
+    """Make a model ready to be explained.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        A model in ONNX's format; other kinds are handed to converters that installed packages
+        offer under the entry point group "onnxplain.converters".
+    input_dim : tuple of int, or list of those, optional
+        Shapes of the inputs without batch axis. Needed where the model leaves them open, checked
+        where it does not.
+    input_names, output_names : list, optional
+        Labels: of features or classes (one axis), or a list of those per axis, or a list of these
+        per input or output. Default names are X1.., C1.., H1.., W1.., Y1...
+    dtype : "float", "double" or a NumPy float type, default "float"
+        Type for predictions.
+    save_model_as_dict : bool, default False
+        Not available for ONNX files yet.
+    outputs : sequence of str, optional
+        Names of tensors of the graph to take as outputs instead of the model's own.
+
+    Returns
+    -------
+    Converter
+
+    Raises
+    ------
+    ModelError
+        If the file is no sound ONNX model.
+    UnsupportedOpError
+        If the graph has operators without a kernel.
+    ShapeError
+        If `input_dim` or names do not fit the model.
+
+    Examples
+    --------
+    >>> import onnxplain as ox
+    >>> from onnxplain.demo import MODEL
+    >>> converter = ox.convert(MODEL)
+    >>> converter.input_dim, converter.output_dim
+    ([(1, 8, 8)], [(10,)])
+    """
+    if save_model_as_dict:
+        raise ArgumentError("save_model_as_dict=True is not available for ONNX files yet")
+    float_type(dtype)
+    if isinstance(model, (str, os.PathLike, bytes)) or _is_proto(model):
+        raw = read_model(model)
+        return Converter(raw, input_dim, input_names, output_names, dtype, outputs)
+    return _by_entry_point(
+        model, input_dim=input_dim, input_names=input_names, output_names=output_names, dtype=dtype
+    )
+
+
+def _is_proto(model: Any) -> bool:
+    return type(model).__name__ == "ModelProto" and hasattr(model, "graph")
+
+
+def _by_entry_point(model: Any, **arguments: Any) -> Converter:
+    """Ask the installed converters for one whose name is the package of the model's class."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    for entry in entry_points(group="onnxplain.converters"):
+        if entry.name in packages:
+            try:
+                return entry.load()(model, **arguments)
+            except ModuleNotFoundError as error:
+                raise MissingPackageError(
+                    f"converting from {entry.name} needs {error.name}: "
+                    f"pip install 'onnxplain[{entry.name}]'"
+                ) from error
+    raise DtypeError(
+        f"a model of type {type(model).__module__}.{type(model).__name__} cannot be converted; "
+        "expected a path to an .onnx file, its bytes or an onnx.ModelProto"
+    )
+
+
+class Converter:
+    """A model ready to be explained; made by `convert`.
+
+    Attributes
+    ----------
+    input_dim, output_dim : list of tuple of int
+        Shapes without batch axis, channels first as the graph has them.
+    input_names, output_names : list (per layer) of list (per axis) of list of str
+        Labels.
+    graph : Graph
+        The canonical graph that is walked.
+    skipped_outputs : list of str
+        Outputs of the model that cannot be explained: constants and whole numbers.
+    model_hash : str
+        SHA-256 of the model file.
+    model_as_dict : None
+        The model in innsight's list format, where there is one.
+    """
+
+    def __init__(
+        self,
+        raw: RawModel,
+        input_dim: Any = None,
+        input_names: Any = None,
+        output_names: Any = None,
+        dtype: Any = "float",
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self.raw = raw
+        self.dtype = dtype
+        self.model_as_dict = None
+        self.model_hash = raw.sha256
+        self.input_dim = _input_shapes(raw.inputs, input_dim)
+        wanted = list(outputs) if outputs is not None else _float_outputs(raw)
+        graph, self.trial = examine(build(raw, outputs=wanted), self.input_dim)
+        explained = [name for name in wanted if name in graph.active]
+        if not explained:
+            raise ModelError(
+                f"no output of the model ({', '.join(o.name for o in raw.outputs)}) depends on its "
+                "float inputs in a way that can be explained; choose inner tensors, "
+                "convert(model, outputs=[...])"
+            )
+        self.graph = replace(graph, outputs=tuple(explained))
+        self.skipped_outputs = [o.name for o in raw.outputs if o.name not in explained]
+        if outputs is not None:
+            self.skipped_outputs = []
+        self.output_dim = [self.trial.shapes[name][1:] for name in explained]
+        self.input_names = self._names(input_names, "input", naming.default_names)
+        self.output_names = self._names(output_names, "output", naming.default_output_names)
+        self._cast: dict[Any, tuple[Graph, tuple[str, ...]]] = {}
+
+    def _names(self, given: Any, what: str, default: Any) -> list[naming.AxisNames]:
+        shapes = getattr(self, f"{what}_dim")
+        if given is not None:
+            return naming.given_names(given, shapes, what)
+        key = {"input": "feature_names", "output": "class_names"}[what]
+        stored = naming.stored_names(self.raw.metadata, key, shapes)
+        return stored or [default(shape) for shape in shapes]
+
+    def __call__(
+        self, data: Any, *, channels_first: bool = True, batch_size: int | None = None
+    ) -> list[Array]:
+        """Predict.
+
+        Parameters
+        ----------
+        data : array (batch, *input_dim), data frame, or list or dict of these
+            One per input.
+        channels_first : bool, default True
+            Whether the channels of the data stand before the other axes.
+        batch_size : int, optional
+            Rows computed at a time.
+
+        Returns
+        -------
+        list of array (batch, *output_dim)
+            One per output.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxplain as ox
+        >>> from onnxplain.demo import MODEL
+        >>> ox.convert(MODEL)(np.zeros((2, 1, 8, 8)))[0].shape
+        (2, 10)
+        """
+        from .methods.base import Engine
+
+        dtype = float_type(self.dtype)
+        arrays = prepare(data, self.graph.inputs, self.input_dim, dtype, channels_first)
+        return Engine(self, dtype, batch_size=batch_size).predict(arrays)
+
+    def graph_for(
+        self, dtype: np.dtype, device: Any = None, before_activation: bool = False
+    ) -> tuple[Graph, tuple[str, ...]]:
+        """Return the graph with weights of a float type, and the tensor to explain per output."""
+        key = (np.dtype(dtype).name, device and device.__name__, before_activation)
+        if key not in self._cast:
+            graph, targets = self.graph, self.graph.outputs
+            if before_activation:
+                graph, targets, _ = without_last_activation(graph)
+            self._cast[key] = graph.cast(dtype, device), targets
+        return self._cast[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_cast": {}}
+
+    def coverage(self, method: str | None = None) -> pd.DataFrame:
+        """Tell how each node is treated, before anything runs.
+
+        Parameters
+        ----------
+        method : str, optional
+            A method ("lrp", "deeplift", "Gradient", ...); all four passes without it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns node, op, family, and for each pass rule, exact (whether it keeps what the
+            method promises) and remark; `joined` names the nodes of the file a node stands for.
+        """
+        from .coverage import coverage
+
+        return coverage(self, method)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as an ONNX file, with the labels in its metadata."""
+        from .graph.save import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        from .coverage import describe_converter
+
+        return describe_converter(self)
+
+
+def _float_outputs(raw: RawModel) -> list[str]:
+    """Return the outputs that may carry data; labels and counts cannot be explained."""
+    found = [o.name for o in raw.outputs if is_float(o.dtype)]
+    if not found:
+        raise ModelError(
+            f"the model has no output of a float type, only {', '.join(o.name for o in raw.outputs)}"
+            "; choose inner tensors, convert(model, outputs=[...])"
+        )
+    return found
+
+
+def _input_shapes(specs: Sequence[ValueSpec], given: Any) -> list[Shape]:
+    """Return the shapes of the inputs without batch axis, from the model and the user."""
+    if not any(is_float(s.dtype) for s in specs):
+        raise ModelError("the model has no input of a float type, nothing can be explained")
+    shapes = _given_shapes(given, len(specs))
+    return [_one_shape(spec, shape) for spec, shape in zip(specs, shapes, strict=True)]
+
+
+def _given_shapes(given: Any, n: int) -> list[Shape | None]:
+    if given is None:
+        return [None] * n
+    try:
+        single = all(np.ndim(g) == 0 for g in given)
+        layers = [tuple(given)] if single else [tuple(g) for g in given]
+        shapes = [tuple(_dimension(v) for v in layer) for layer in layers]
+    except TypeError:
+        raise ShapeError(f"input_dim must be a tuple of whole numbers, got {given!r}") from None
+    if len(shapes) != n:
+        raise ShapeError(f"input_dim has {len(shapes)} shapes, the model has {n} inputs")
+    return shapes
+
+
+def _dimension(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ShapeError(f"input_dim must hold whole numbers > 0, got {value!r}")
+    return int(value)
+
+
+def _one_shape(spec: ValueSpec, given: Shape | None) -> Shape:
+    if spec.shape is None:
+        if given is None:
+            raise ShapeError(f"the model leaves the shape of input '{spec.name}' open: give input_dim")
+        return given
+    if len(spec.shape) == 0:
+        raise ShapeError(
+            f"input '{spec.name}' is a single number without a batch axis and cannot be explained"
+        )
+    declared = spec.shape[1:]
+    if given is None:
+        open_axes = [d for d in declared if not isinstance(d, int)]
+        if open_axes:
+            raise ShapeError(
+                f"input '{spec.name}' has shape {spec.shape}: give input_dim for its open axes"
+            )
+        return tuple(declared)
+    fits = len(given) == len(declared) and all(
+        not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=False)
+    )
+    if not fits:
+        raise ShapeError(
+            f"input_dim {given} does not fit input '{spec.name}' of shape {spec.shape}"
+        )
+    return given
+
+

@@ -1,0 +1,73 @@
+"""Leave the last activation of an output away: explain scores instead of probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .graph import Graph, Node, insert
+
+# What may stand between the last activation and the output without changing a value.
+_PASSING = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+
+def without_last_activation(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple[str | None, ...]]:
+    """Return the graph with one more output per output: the value before its last activation.
+
+    Returns
+    -------
+    graph : Graph
+        Its outputs are the old ones, then those targets that are new.
+    targets : tuple of str
+        The tensor to explain for each output; the output itself if no activation stands last.
+    activations : tuple of str or None
+        The operator left away.
+    """
+    producers = graph.producers()
+    targets, new, activations = [], [], []
+    for output in graph.outputs:
+        path, activation = _last_activation(graph, producers, output)
+        activations.append(activation.op if activation else None)
+        if activation is None:
+            targets.append(output)
+            continue
+        target, copies = _bypass(output, path, activation)
+        targets.append(target)
+        new.extend(copies)
+    extra = [t for t in dict.fromkeys(targets) if t not in graph.outputs]
+    return insert(graph, new, [*graph.outputs, *extra]), tuple(targets), tuple(activations)
+
+
+def last_activations(graph: Graph) -> tuple[str | None, ...]:
+    """Return the operator of the last activation of each output."""
+    producers = graph.producers()
+    found = [_last_activation(graph, producers, output)[1] for output in graph.outputs]
+    return tuple(node.op if node else None for node in found)
+
+
+def _last_activation(
+    graph: Graph, producers: dict[str, Node], output: str
+) -> tuple[list[Node], Node | None]:
+    """Return the nodes behind the last activation, the output's first, and the activation."""
+    path, node = [], producers.get(output)
+    while node is not None and node.op in _PASSING and node.inputs[0] in graph.active:
+        path.append(node)
+        node = producers.get(node.inputs[0])
+    return path, node if node is not None and node.kernel.activation else None
+
+
+def _bypass(output: str, path: list[Node], activation: Node) -> tuple[str, list[Node]]:
+    """Return the target tensor and copies of the path that lead to it around the activation."""
+    tensor = activation.inputs[activation.kernel.position]
+    copies = []
+    for node in reversed(path):
+        name = f"{node.outputs[0]}/before_{activation.op}"
+        copies.append(
+            replace(
+                node,
+                name=f"{node.name}/before_{activation.op}",
+                inputs=(tensor, *node.inputs[1:]),
+                outputs=(name,),
+            )
+        )
+        tensor = name
+    return tensor, copies

@@ -1,0 +1,470 @@
+"""What all white-box methods share: checking arguments, chunks, walks, and the result's fields."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import names as naming
+from ..arrays import Array, lead, namespace, to_host
+from ..data import float_type, prepare
+from ..errors import ArgumentError, DeviceError, MissingPackageError, UnsupportedOpError
+from ..graph.graph import Graph
+from ..walk import Step, Values, backward, chunks, forward
+
+if TYPE_CHECKING:
+    from ..converter import Converter
+
+# Bytes of tensors and signals that one chunk may hold: a few times the cache of a processor.
+CHUNK_BYTES = 32 * 2**20
+# More explained outputs than fit into this are walked back in turns.
+SIGNAL_BYTES = 256 * 2**20
+LIKES = ("innsight",)
+
+
+def array_module(device: Any) -> Any:
+    """Return NumPy for "cpu", CuPy for "cuda" (or "auto" where a GPU is there)."""
+    if device in (None, "cpu"):
+        return np
+    if device not in ("auto", "cuda", "gpu"):
+        raise DeviceError(f'device must be "cpu", "cuda" or "auto", got {device!r}')
+    try:
+        import cupy
+    except ImportError as error:
+        if device == "auto":
+            return np
+        raise MissingPackageError(
+            "device='cuda' needs CuPy: pip install 'onnxplain[gpu]'"
+        ) from error
+    if cupy.cuda.is_available():
+        return cupy
+    if device == "auto":
+        return np
+    raise DeviceError("device='cuda': CuPy finds no usable NVIDIA GPU; use device='cpu'")
+
+
+class Engine:
+    """A graph on a device in a type, run chunk by chunk."""
+
+    def __init__(
+        self,
+        converter: Converter,
+        dtype: np.dtype,
+        device: Any = "cpu",
+        batch_size: int | None = None,
+        before_activation: bool = False,
+    ) -> None:
+        self.xp = array_module(device)
+        self.dtype, self.trial = dtype, converter.trial
+        module = None if self.xp is np else self.xp
+        self.graph, self.targets = converter.graph_for(dtype, module, before_activation)
+        self.outputs = converter.graph.outputs
+        self.batch_size = _checked_batch_size(batch_size)
+        self.input_names = [spec.name for spec in self.graph.inputs]
+
+    # -- sizes ------------------------------------------------------------------------------------
+
+    @property
+    def free_rows(self) -> bool:
+        """Whether rows may be cut out of any tensor: axis 0 is the batch everywhere."""
+        return self.graph.rows_first and self.graph.fixed_batch is None
+
+    def chunk_rows(self, n_outputs: int = 0) -> int:
+        """Return how many rows to compute at a time."""
+        if self.graph.fixed_batch is not None:
+            return self.graph.fixed_batch
+        if self.batch_size is not None:
+            return self.batch_size
+        scale = self.dtype.itemsize / 4
+        row = scale * (self.trial.row_bytes + 12 * min(n_outputs, 64) * self.trial.widest)
+        return max(1, int(CHUNK_BYTES / max(row, 1)))
+
+    def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
+        """Cut the explained outputs so that their signals fit into memory."""
+        one = 3 * rows * self.trial.widest * self.dtype.itemsize
+        return list(chunks(n_outputs, max(1, int(SIGNAL_BYTES / max(one, 1)))))
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def forward(self, arrays: Sequence[Array], keep: bool = True) -> Values:
+        """Run the graph on some rows; a graph of a fixed batch gets copies to fill it."""
+        rows = len(arrays[0])
+        fixed = self.graph.fixed_batch
+        if fixed is not None and rows != fixed:
+            index = np.arange(fixed) % rows
+            arrays = [x[index] for x in arrays]
+        with np.errstate(all="ignore"):
+            return forward(self.graph, dict(zip(self.input_names, arrays, strict=True)), keep)
+
+    def predict(self, arrays: Sequence[Array]) -> list[np.ndarray]:
+        """Return the outputs of the model for all rows, on the host."""
+        found: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        for rows in chunks(len(arrays[0]), self.chunk_rows()):
+            block = [x[rows] for x in arrays]
+            values = self.forward([self.xp.asarray(x) for x in block], keep=False)
+            for parts, name in zip(found, self.outputs, strict=True):
+                parts.append(to_host(values[name][: len(block[0])]))
+        return [np.concatenate(parts) for parts in found]
+
+    def cut(self, values: Values, rows: slice) -> Values:
+        """Return some rows of a run, as views."""
+        tensors = self.trial.row_tensors
+        return {k: v[rows] if k in tensors else v for k, v in values.items()}
+
+
+def _checked_batch_size(batch_size: Any) -> int | None:
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise ArgumentError(f"batch_size must be a whole number, got {batch_size!r}")
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    return int(batch_size)
+
+
+class Method:
+    """Base of the methods: explains on construction, then holds the result.
+
+    Attributes
+    ----------
+    result : list (per explained output) of list (per input) of array
+        Arrays `(batch, *input_dim, nodes)` in the user's layout of channels; None where an input
+        has no path to the output.
+    preds : list of array (batch, *output_dim)
+        Predictions of all outputs, with the last activation.
+    decomp_goal, decomp_sum : list (per explained output) of array (batch, nodes)
+        What the values should add up to, and what they do.
+    output_idx : list (per output) of list of int, or None
+        The explained nodes as flat indices.
+    """
+
+    method_name: ClassVar[str] = ""
+    value_name: ClassVar[str] = "Relevance"
+    walk: ClassVar[str] = "gradient"  # which pass of the kernels is used
+    is_global = False
+
+    def _prepare(
+        self,
+        converter: Converter,
+        data: Any,
+        *,
+        channels_first: bool = True,
+        output_idx: Any = None,
+        output_label: Any = None,
+        ignore_last_act: bool = True,
+        verbose: bool | None = None,
+        dtype: Any = "float",
+        device: Any = "cpu",
+        batch_size: int | None = None,
+        seed: int | None = None,
+        like: str | None = None,
+    ) -> None:
+        from ..converter import Converter
+
+        if not isinstance(converter, Converter):
+            raise ArgumentError(
+                f"the first argument must be a Converter, got {type(converter).__name__}; "
+                "make one with onnxplain.convert(model)"
+            )
+        check_flags(channels_first=channels_first, ignore_last_act=ignore_last_act)
+        if verbose is not None:
+            check_flags(verbose=verbose)
+        if like is not None and like not in LIKES:
+            raise ArgumentError(f"like must be one of {', '.join(LIKES)} or None, got {like!r}")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+            raise ArgumentError(f"seed must be a whole number >= 0, got {seed!r}")
+        self.converter, self.like, self.seed, self.verbose = converter, like, seed, verbose
+        self.channels_first, self.ignore_last_act = channels_first, ignore_last_act
+        self.dtype, self.device = dtype, device
+        self.input_names = [[list(a) for a in layer] for layer in converter.input_names]
+        self.output_names = [[list(a) for a in layer] for layer in converter.output_names]
+        self.output_idx = naming.select_outputs(
+            output_idx, output_label, converter.output_dim, converter.output_names
+        )
+        self._engine = Engine(
+            converter, float_type(dtype), device, batch_size, before_activation=ignore_last_act
+        )
+        self._check_rules()
+        self.data = None if data is None else self._arrays(data, "data")
+
+    def _arrays(self, data: Any, what: str) -> list[Array]:
+        return prepare(
+            data,
+            self._engine.graph.inputs,
+            self.converter.input_dim,
+            self._engine.dtype,
+            self.channels_first,
+            what,
+        )
+
+    def _check_rules(self) -> None:
+        """Raise before any work if a node has no rule for this method."""
+        on_path = self._nodes_on_path()
+        for node in on_path:
+            rule, _, remark = node.kernel.describe(self.walk)
+            if not rule:
+                raise UnsupportedOpError(
+                    f"{node.label} has no rule for {self.method_name}: {remark}. "
+                    f"See converter.coverage('{self.method_name}'), or explain tensors "
+                    "before it with convert(model, outputs=[...])"
+                )
+
+    def _nodes_on_path(self) -> list[Any]:
+        needed = {self._engine.targets[j] for j in self._selected}
+        found = []
+        for node in reversed(self._engine.graph.nodes):
+            if needed.intersection(node.outputs) and any(node.kernel.active):
+                needed.update(n for n in node.inputs if n in self._engine.graph.active)
+                found.append(node)
+        return found[::-1]
+
+    # -- what is explained ------------------------------------------------------------------------
+
+    @property
+    def _selected(self) -> list[int]:
+        """Outputs with explained nodes."""
+        return [j for j, idx in enumerate(self.output_idx) if idx is not None]
+
+    @property
+    def _n_nodes(self) -> int:
+        return sum(len(self.output_idx[j]) for j in self._selected)
+
+    def _node_slices(self) -> list[slice]:
+        """Return where each selected output's nodes lie on the outputs axis of a signal."""
+        ends = np.cumsum([0, *(len(self.output_idx[j]) for j in self._selected)])
+        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+    def _connected(self) -> list[list[bool]]:
+        """Tell for each selected output which inputs have a path to it."""
+        graph = self._engine.graph
+        return [
+            [name in _ancestors(graph, self._engine.targets[j]) for name in self._engine.input_names]
+            for j in self._selected
+        ]
+
+    def _scores(self, values: Values, rows: int | None = None) -> list[Array]:
+        """Return the values of the explained nodes of each selected output, (rows, nodes)."""
+        found = []
+        for j in self._selected:
+            tensor = values[self._engine.targets[j]]
+            flat = tensor.reshape(len(tensor), -1)[:rows]
+            found.append(flat[:, self.output_idx[j]])
+        return found
+
+    def _seeds(self, shapes: Values, picked: slice, start: Sequence[Array] | None = None) -> dict:
+        """Return the signals to start from: a one at each explained node, or its `start` value.
+
+        Parameters
+        ----------
+        shapes : mapping of str to array
+            A run; tells shapes, type and array library.
+        picked : slice
+            Which of the explained nodes.
+        start : sequence of array (rows, nodes), optional
+            One per selected output.
+        """
+        count = picked.stop - picked.start
+        seeds: dict[str, Array] = {}
+        for s, (j, place) in enumerate(zip(self._selected, self._node_slices(), strict=True)):
+            inside = range(max(place.start, picked.start), min(place.stop, picked.stop))
+            if not inside:
+                continue
+            name = self._engine.targets[j]
+            tensor = shapes[name]
+            xp, rows = namespace(tensor), len(tensor)
+            seed = xp.zeros((count, rows, tensor.size // rows), self._engine.dtype)
+            k = np.asarray(inside)
+            nodes = np.asarray(self.output_idx[j])[k - place.start]
+            value = 1 if start is None else start[s][:, k - place.start].T
+            seed[k - picked.start, :, nodes] = value
+            seed = seed.reshape(count, *tensor.shape)
+            seeds[name] = seeds[name] + seed if name in seeds else seed
+        return seeds
+
+    # -- collecting -------------------------------------------------------------------------------
+
+    def _allocate(self, batch: int) -> None:
+        dims = self.converter.input_dim
+        dtype = self._engine.dtype
+        self.result = [
+            [
+                np.zeros((batch, *dim, len(self.output_idx[j])), dtype) if linked else None
+                for dim, linked in zip(dims, row, strict=True)
+            ]
+            for j, row in zip(self._selected, self._connected(), strict=True)
+        ]
+        self.preds: Any = [np.zeros((batch, *d), dtype) for d in self.converter.output_dim]
+        self.decomp_goal: Any = [
+            np.zeros((batch, len(self.output_idx[j])), dtype) for j in self._selected
+        ]
+
+    def _store(self, rows: slice, picked: slice, signals: Sequence[Array | None]) -> None:
+        """Put signals (outputs, rows, *input_dim), one per input, into the result."""
+        for s, place in enumerate(self._node_slices()):
+            inside = range(max(place.start, picked.start), min(place.stop, picked.stop))
+            if not inside:
+                continue
+            here = slice(inside.start - picked.start, inside.stop - picked.start)
+            there = slice(inside.start - place.start, inside.stop - place.start)
+            for target, signal in zip(self.result[s], signals, strict=True):
+                if target is not None and signal is not None:
+                    part = signal[here, : rows.stop - rows.start]
+                    target[rows, ..., there] = np.moveaxis(to_host(part), 0, -1)
+
+    def _store_scores(self, rows: slice, values: Values) -> None:
+        count = rows.stop - rows.start
+        for pred, name in zip(self.preds, self._engine.outputs, strict=True):
+            pred[rows] = to_host(values[name][:count])
+        for goal, score in zip(self.decomp_goal, self._scores(values, count), strict=True):
+            goal[rows] = to_host(score)
+
+    def _finish(self) -> None:
+        """Give the arrays the user's layout of channels."""
+        if self.channels_first:
+            return
+        for row in self.result:
+            for i, array in enumerate(row):
+                if array is not None and array.ndim > 3:
+                    row[i] = np.moveaxis(array, 1, -2)
+
+    def _blocks(self, batch: int, rows: int) -> Iterator[slice]:
+        """Run through the chunks of rows, with a progress bar where that helps."""
+        blocks = list(chunks(batch, rows))
+        if not _show_progress(self.verbose, len(blocks)):
+            yield from blocks
+            return
+        from tqdm.auto import tqdm
+
+        yield from tqdm(blocks, desc=self.method_name, unit="chunk")
+
+    def _device_rows(self, arrays: Sequence[Array], rows: slice) -> list[Array]:
+        return [self._engine.xp.asarray(x[rows]) for x in arrays]
+
+    # -- what users call --------------------------------------------------------------------------
+
+    @property
+    def decomp_sum(self) -> list[np.ndarray]:
+        """Sum of the values over all inputs and features, per explained output (batch, nodes)."""
+        from ..results import decomp_sum
+
+        return decomp_sum(self)
+
+    def get_result(self, type: str = "array") -> Any:
+        """Return the result as "array", "data.frame", "xarray" or "torch.tensor".
+
+        See `onnxplain.results.get_result`.
+        """
+        from ..results import get_result
+
+        return get_result(self, type)
+
+    def plot(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw instances; see `onnxplain.plots.plot` for the arguments."""
+        from ..plots import plot
+
+        return plot(self, *args, **kwargs)
+
+    def plot_global(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw all instances together; see `onnxplain.plots.plot_global` for the arguments."""
+        from ..plots import plot_global
+
+        return plot_global(self, *args, **kwargs)
+
+    def boxplot(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw the distribution per feature; see `onnxplain.plots.boxplot` for the arguments."""
+        from ..plots import boxplot
+
+        return boxplot(self, *args, **kwargs)
+
+    def ledger(self) -> Any:
+        """Tell node by node what came in, went on and was absorbed; LRP and DeepLift have one."""
+        raise ArgumentError(
+            f"{self.method_name} keeps no ledger; LRP, DeepLift and DeepSHAP do. "
+            "decomp_sum and decomp_goal show how well the values add up"
+        )
+
+    def _describe(self) -> list[str]:
+        return []
+
+    def __repr__(self) -> str:
+        from ..results import describe
+
+        return describe(self)
+
+
+def _ancestors(graph: Graph, tensor: str) -> set[str]:
+    """Return the active tensors that a tensor depends on through active inputs."""
+    needed = {tensor}
+    for node in reversed(graph.nodes):
+        carries = dict(zip(node.outputs, node.kernel.active_outputs(), strict=False))
+        if any(carries.get(name) for name in node.outputs if name in needed):
+            needed.update(n for n in node.inputs if n in graph.active)
+    return needed
+
+
+def _show_progress(verbose: bool | None, steps: int) -> bool:
+    if verbose is None:
+        return steps > 50 and sys.stderr is not None and sys.stderr.isatty()
+    return verbose
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise unless every argument is True or False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ArgumentError(f"{name} must be True or False, got {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that is at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ArgumentError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
+
+
+def times(signals: Sequence[Array | None], factors: Sequence[Array]) -> list[Array | None]:
+    """Multiply signals (outputs, rows, ...) by arrays (rows, ...)."""
+    return [
+        None if s is None else s * lead(f, s) for s, f in zip(signals, factors, strict=True)
+    ]
+
+
+def reached(
+    signals: Mapping[str, Array], names: Sequence[str], rows: int
+) -> list[Array | None]:
+    """Return the signals that reached the inputs, in their order, without rows that fill up."""
+    found = (signals.get(name) for name in names)
+    return [None if s is None else s[:, :rows] for s in found]
+
+
+def explain_chunks(
+    method: Method, make_step: Callable[[Values], Step], start: Any, finish: Any
+) -> None:
+    """The plain loop: forward, seeds, walk back, store.
+
+    Parameters
+    ----------
+    make_step : callable
+        Takes a run to the step of the walk back.
+    start : callable or None
+        Takes scores (rows, nodes) of each selected output to the values to start from.
+    finish : callable
+        Takes signals and the rows' inputs to what is stored.
+    """
+    engine, data = method._engine, method.data
+    for rows in method._blocks(len(data[0]), engine.chunk_rows(method._n_nodes)):
+        inputs = method._device_rows(data, rows)
+        values = engine.forward(inputs)
+        method._store_scores(rows, values)
+        step = make_step(values)
+        begin = None if start is None else start(method._scores(values))
+        for picked in engine.output_slices(method._n_nodes, rows.stop - rows.start):
+            seeds = method._seeds(values, picked, begin)
+            signals = backward(engine.graph, seeds, step)
+            arrived = reached(signals, engine.input_names, rows.stop - rows.start)
+            method._store(rows, picked, finish(arrived, inputs))
+
+

@@ -1,0 +1,460 @@
+"""Gradient, SmoothGrad, Integrated Gradients and Expected Gradients.
+
+The last three average gradients over points that belong to a row. Random draws are shared by all
+rows (common random numbers), so that a row's result does not depend on the batch it came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..arrays import Array, lead, namespace, to_host
+from ..errors import ArgumentError, ShapeError
+from ..walk import backward, chunks, gradient_step
+from .base import Method, check_count, check_flags, explain_chunks, reached, times
+
+if TYPE_CHECKING:
+    from ..converter import Converter
+
+
+class Gradient(Method):
+    """Gradients of the explained nodes with respect to the inputs.
+
+    Parameters
+    ----------
+    converter : Converter
+        The model.
+    data : array (batch, *input_dim), data frame, or list or dict of these
+        The instances to explain, one array per input.
+    times_input : bool, default False
+        Multiply by the input (Gradient x Input).
+    **options
+        channels_first=True, output_idx=None, output_label=None, ignore_last_act=True,
+        verbose=None, dtype="float", device="cpu", batch_size=None, seed=None, like=None.
+
+    Raises
+    ------
+    OnnxplainError
+        A subclass says which argument cannot be used and what was expected.
+
+    Notes
+    -----
+    Simonyan et al. (2013), Deep inside convolutional networks; Shrikumar et al. (2016), Not just a
+    black box. Slopes at kinks are 0, ties of a maximum go to the first.
+
+    Examples
+    --------
+    >>> import numpy as np, onnxplain as ox
+    >>> from onnxplain.demo import MODEL
+    >>> ox.Gradient(ox.convert(MODEL), np.zeros((2, 1, 8, 8))).get_result().shape
+    (2, 1, 8, 8, 10)
+    """
+
+    method_name: ClassVar[str] = "Gradient"
+
+    def __init__(
+        self, converter: Converter, data: Any, *, times_input: bool = False, **options: Any
+    ) -> None:
+        check_flags(times_input=times_input)
+        self.times_input = times_input
+        self._prepare(converter, _required(data), **options)
+        self._allocate(len(self.data[0]))
+        engine = self._engine
+        explain_chunks(
+            self,
+            lambda values: gradient_step(engine.graph, values),
+            start=None,
+            finish=times if times_input else lambda signals, inputs: signals,
+        )
+        self._finish()
+
+    @property
+    def value_name(self) -> str:  # type: ignore[override]
+        """Title of the values in plots."""
+        return "Relevance" if self.times_input else "Gradient"
+
+    def _describe(self) -> list[str]:
+        return [f"times_input: {self.times_input}"]
+
+
+def _required(data: Any) -> Any:
+    if data is None:
+        raise ArgumentError("data is missing; give an array with one row per instance")
+    return data
+
+
+class PathMethod(Method):
+    """Averages gradients over points: the loop that SmoothGrad, IG and EG share."""
+
+    def _average(self, n: int, points: Callable, weights: np.ndarray | None = None) -> None:
+        """Sum weight times gradient times factor over `n` points of each row.
+
+        Parameters
+        ----------
+        points : callable
+            Takes the rows of all inputs and a slice of draws to points and factors: lists (per
+            input) of arrays (draws, rows, *input_dim), factors None for 1.
+        weights : array (n,), optional
+            Weight of each point, 1 / n by default.
+        """
+        engine, data = self._engine, self.data
+        weights = np.full(n, 1 / n) if weights is None else weights
+        size = engine.chunk_rows(self._n_nodes)
+        rows_step = min(size, len(data[0])) if engine.free_rows else size
+        for rows in self._blocks(len(data[0]), rows_step):
+            inputs = self._device_rows(data, rows)
+            self._store_scores(rows, engine.forward(inputs, keep=False))
+            count = rows.stop - rows.start
+            # A graph of fixed batch size runs one point of its rows at a time.
+            together = max(1, size // count) if engine.graph.fixed_batch is None else 1
+            slices = engine.output_slices(self._n_nodes, count * min(together, n))
+            totals: list[list[Array | None]] = [[None] * len(inputs) for _ in slices]
+            for draws in chunks(n, together):
+                self._add(inputs, points(inputs, draws), weights[draws], slices, totals)
+            for picked, signals in zip(slices, totals, strict=True):
+                self._store(rows, picked, signals)
+
+    def _add(self, inputs: Sequence[Array], drawn: Any, weights: Any, slices: Any, totals: Any):
+        """Add the part of some draws to the totals."""
+        engine = self._engine
+        points, factors = drawn
+        draws, count = len(weights), len(inputs[0])
+        xp = namespace(*inputs)
+        w = xp.asarray(weights, dtype=engine.dtype)
+        values = engine.forward([p.reshape(draws * count, *p.shape[2:]) for p in points])
+        step = gradient_step(engine.graph, values)
+        for picked, total in zip(slices, totals, strict=True):
+            seeds = self._seeds(values, picked)
+            signals = backward(engine.graph, seeds, step)
+            arrived = reached(signals, engine.input_names, draws * count)
+            for i, s in enumerate(arrived):
+                if s is not None:
+                    s = s.reshape(s.shape[0], draws, count, *s.shape[2:])
+                    s = s if factors is None else s * lead(factors[i], s)
+                    part = xp.tensordot(w, s, axes=(0, 1))
+                    total[i] = part if total[i] is None else total[i] + part
+
+    def _explained(self, arrays: Sequence[Array]) -> list[np.ndarray]:
+        """Return the values of the explained nodes for other data: (rows, nodes) each."""
+        engine = self._engine
+        found: list[list[np.ndarray]] = [[] for _ in self._selected]
+        for rows in chunks(len(arrays[0]), engine.chunk_rows()):
+            values = engine.forward(self._device_rows(arrays, rows), keep=False)
+            for parts, score in zip(found, self._scores(values, rows.stop - rows.start), strict=True):
+                parts.append(to_host(score))
+        return [np.concatenate(parts) for parts in found]
+
+    def _one_reference(self, x_ref: Any) -> list[Array]:
+        return one_reference(self, x_ref)
+
+
+def one_reference(method: Method, x_ref: Any) -> list[Array]:
+    """Return a reference of one row per input; zeros if none is given."""
+    engine = method._engine
+    if x_ref is None:
+        specs = zip(engine.graph.inputs, method.data, strict=True)
+        return [np.zeros((1, *x.shape[1:]), x.dtype) for _, x in specs]
+    arrays = method._arrays(_with_rows(x_ref, method), "x_ref")
+    if len(arrays[0]) != 1:
+        raise ShapeError(
+            f"x_ref has {len(arrays[0])} rows, one is expected; "
+            "use DeepSHAP or ExpectedGradient for several"
+        )
+    return arrays
+
+
+def _with_rows(x_ref: Any, method: Method) -> Any:
+    """Accept a reference without its axis of length one."""
+    dims = method.converter.input_dim
+    if len(dims) == 1 and hasattr(x_ref, "ndim") and x_ref.ndim == len(dims[0]):
+        return np.asarray(x_ref)[None] if isinstance(x_ref, np.ndarray) else x_ref
+    return x_ref
+
+
+class SmoothGrad(PathMethod):
+    """Mean gradient over noisy copies of the input.
+
+    Parameters
+    ----------
+    converter, data, **options
+        As for `Gradient`.
+    n : int, default 50
+        Noisy copies.
+    noise_level : float, default 0.1
+        Standard deviation of the noise, as a share of the range (max - min) of each instance, per
+        input; as such where the range is 0.
+    times_input : bool, default False
+        Multiply each gradient by its noisy input.
+
+    Notes
+    -----
+    Smilkov et al. (2017), SmoothGrad: removing noise by adding noise. All rows share the same
+    standard normal draws; `seed` makes them reproducible. like="innsight" takes the range of the
+    whole batch.
+
+    Examples
+    --------
+    >>> import numpy as np, onnxplain as ox
+    >>> from onnxplain.demo import MODEL
+    >>> x = np.zeros((2, 1, 8, 8))
+    >>> ox.SmoothGrad(ox.convert(MODEL), x, n=5, seed=1).get_result().shape
+    (2, 1, 8, 8, 10)
+    """
+
+    method_name: ClassVar[str] = "SmoothGrad"
+
+    def __init__(
+        self,
+        converter: Converter,
+        data: Any,
+        *,
+        n: int = 50,
+        noise_level: float = 0.1,
+        times_input: bool = False,
+        **options: Any,
+    ) -> None:
+        check_flags(times_input=times_input)
+        self.n, self.noise_level = check_count("n", n), _checked_level(noise_level)
+        self.times_input = times_input
+        self._prepare(converter, _required(data), **options)
+        self._allocate(len(self.data[0]))
+        rng = np.random.default_rng(self.seed)
+        noise = [rng.standard_normal((self.n, *x.shape[1:])) for x in self.data]
+        ranges = [self._sigma(x) for x in self.data] if self.like == "innsight" else None
+
+        def points(inputs: Sequence[Array], draws: slice) -> Any:
+            moved = []
+            for i, x in enumerate(inputs):
+                if x.dtype.kind != "f":
+                    moved.append(_repeat(x, draws.stop - draws.start))
+                    continue
+                e = namespace(x).asarray(noise[i][draws], dtype=x.dtype)[:, None]
+                sigma = self._sigma(x) if ranges is None else ranges[i].reshape((1,) * x.ndim)
+                moved.append(x + sigma * e)
+            return moved, (moved if times_input else None)
+
+        self._average(self.n, points)
+        self._finish()
+
+    def _sigma(self, x: Array) -> Array:
+        axes = None if self.like == "innsight" else tuple(range(1, x.ndim))
+        spread = x.max(axis=axes, keepdims=True) - x.min(axis=axes, keepdims=True)
+        return self.noise_level * namespace(x).where(spread > 0, spread, 1).astype(x.dtype)
+
+    @property
+    def value_name(self) -> str:  # type: ignore[override]
+        """Title of the values in plots."""
+        return "Relevance" if self.times_input else "Gradient"
+
+    def _describe(self) -> list[str]:
+        return [
+            f"times_input: {self.times_input}",
+            f"n: {self.n}",
+            f"noise_level: {self.noise_level}",
+        ]
+
+
+def _repeat(x: Array, draws: int) -> Array:
+    return namespace(x).broadcast_to(x, (draws, *x.shape))
+
+
+def _checked_level(level: Any) -> float:
+    if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not level >= 0:
+        raise ArgumentError(f"noise_level must be a number >= 0, got {level!r}")
+    return float(level)
+
+
+def _riemann(n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    return (np.arange(n) + shift) / n, np.full(n, 1 / n)
+
+
+def _trapezoid(n: int) -> tuple[np.ndarray, np.ndarray]:
+    if n < 2:
+        raise ArgumentError("quadrature 'trapezoid' needs n >= 2 points")
+    weights = np.full(n, 1 / (n - 1))
+    weights[[0, -1]] /= 2
+    return np.linspace(0, 1, n), weights
+
+
+def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return (nodes + 1) / 2, weights / 2
+
+
+QUADRATURES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
+    "riemann_right": lambda n: _riemann(n, 1.0),
+    "riemann_left": lambda n: _riemann(n, 0.0),
+    "riemann_middle": lambda n: _riemann(n, 0.5),
+    "trapezoid": _trapezoid,
+    "gauss_legendre": _gauss_legendre,
+}
+
+
+class IntegratedGradient(PathMethod):
+    """Mean gradient on the straight path from a reference to the input, times the difference.
+
+    Parameters
+    ----------
+    converter, data, **options
+        As for `Gradient`.
+    x_ref : array (1, *input_dim) or list of those, optional
+        The reference; zeros by default.
+    n : int, default 50
+        Points on the path.
+    times_input : bool, default True
+        Multiply by the difference to the reference; then the values add up to `decomp_goal`, up
+        to the error of the quadrature.
+    quadrature : str, default "riemann_right"
+        "riemann_right", "riemann_left", "riemann_middle", "trapezoid" or "gauss_legendre".
+
+    Notes
+    -----
+    Sundararajan et al. (2017), Axiomatic attribution for deep networks.
+
+    Examples
+    --------
+    >>> import numpy as np, onnxplain as ox
+    >>> from onnxplain.demo import MODEL
+    >>> x = np.ones((2, 1, 8, 8))
+    >>> ox.IntegratedGradient(ox.convert(MODEL), x, n=5).get_result().shape
+    (2, 1, 8, 8, 10)
+    """
+
+    method_name: ClassVar[str] = "IntegratedGradient"
+
+    def __init__(
+        self,
+        converter: Converter,
+        data: Any,
+        *,
+        x_ref: Any = None,
+        n: int = 50,
+        times_input: bool = True,
+        quadrature: str = "riemann_right",
+        **options: Any,
+    ) -> None:
+        check_flags(times_input=times_input)
+        if quadrature not in QUADRATURES:
+            raise ArgumentError(
+                f"quadrature must be one of {', '.join(QUADRATURES)}, got {quadrature!r}"
+            )
+        self.n, self.times_input, self.quadrature = check_count("n", n), times_input, quadrature
+        alphas, weights = QUADRATURES[quadrature](self.n)
+        self._prepare(converter, _required(data), **options)
+        self.x_ref = self._one_reference(x_ref)
+        self._allocate(len(self.data[0]))
+        refs = [self._engine.xp.asarray(r) for r in self.x_ref]
+
+        def points(inputs: Sequence[Array], draws: slice) -> Any:
+            path, factors = [], []
+            for x, ref in zip(inputs, refs, strict=True):
+                if x.dtype.kind != "f":
+                    path.append(_repeat(x, draws.stop - draws.start))
+                    factors.append(_repeat(x, 1))
+                    continue
+                a = namespace(x).asarray(alphas[draws], dtype=x.dtype)
+                dx = x - ref
+                path.append(ref + a.reshape(-1, *(1,) * x.ndim) * dx)
+                factors.append(dx[None])
+            return path, (factors if times_input else None)
+
+        self._average(self.n, points, weights)
+        for goal, start in zip(self.decomp_goal, self._explained(self.x_ref), strict=True):
+            goal -= start
+        self._finish()
+
+    @property
+    def value_name(self) -> str:  # type: ignore[override]
+        """Title of the values in plots."""
+        return "Relevance" if self.times_input else "Gradient"
+
+    def _describe(self) -> list[str]:
+        return [
+            f"times_input: {self.times_input}",
+            f"n: {self.n}",
+            f"quadrature: {self.quadrature!r}",
+            f"x_ref: {describe_reference(self.x_ref)}",
+        ]
+
+
+def describe_reference(arrays: Sequence[np.ndarray]) -> str:
+    """Return "zeros", or mean and quartiles."""
+    values = np.concatenate([np.ravel(to_host(a)) for a in arrays]).astype(float)
+    if not values.any():
+        return "zeros"
+    q1, q3 = np.quantile(values, [0.25, 0.75])
+    return f"mean: {values.mean():.4g} (q1: {q1:.4g}, q3: {q3:.4g})"
+
+
+class ExpectedGradient(PathMethod):
+    """Mean of gradient times difference over random references and random points on the paths.
+
+    Parameters
+    ----------
+    converter, data, **options
+        As for `Gradient`.
+    data_ref : array (references, *input_dim) or list of those, optional
+        References, drawn with replacement; one row of zeros by default.
+    n : int, default 50
+        Draws of a reference and a point on the path to it; the same for all rows, inputs and
+        outputs.
+
+    Notes
+    -----
+    Erion et al. (2021), Improving performance of deep learning models with axiomatic attribution
+    priors and expected gradients. The values add up to `decomp_goal` on average only.
+
+    Examples
+    --------
+    >>> import numpy as np, onnxplain as ox
+    >>> from onnxplain.demo import MODEL
+    >>> x = np.ones((2, 1, 8, 8))
+    >>> ox.ExpectedGradient(ox.convert(MODEL), x, n=5, seed=1).get_result().shape
+    (2, 1, 8, 8, 10)
+    """
+
+    method_name: ClassVar[str] = "ExpectedGradient"
+
+    def __init__(
+        self, converter: Converter, data: Any, *, data_ref: Any = None, n: int = 50, **options: Any
+    ) -> None:
+        self.n = check_count("n", n)
+        self._prepare(converter, _required(data), **options)
+        self.data_ref = reference_rows(self, data_ref)
+        self._allocate(len(self.data[0]))
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(0, len(self.data_ref[0]), self.n)
+        alphas = rng.uniform(size=self.n)
+
+        def points(inputs: Sequence[Array], draws: slice) -> Any:
+            path, factors = [], []
+            for x, refs in zip(inputs, self.data_ref, strict=True):
+                xp = namespace(x)
+                if x.dtype.kind != "f":
+                    path.append(_repeat(x, draws.stop - draws.start))
+                    factors.append(_repeat(x, 1))
+                    continue
+                a = xp.asarray(alphas[draws], dtype=x.dtype)
+                ref = xp.asarray(refs[drawn[draws]])[:, None]
+                dx = x - ref
+                path.append(ref + a.reshape(-1, *(1,) * x.ndim) * dx)
+                factors.append(dx)
+            return path, factors
+
+        self._average(self.n, points)
+        for goal, start in zip(self.decomp_goal, self._explained(self.data_ref), strict=True):
+            goal -= start.mean(axis=0)
+        self._finish()
+
+    def _describe(self) -> list[str]:
+        return [f"n: {self.n}", f"data_ref: {describe_reference(self.data_ref)}"]
+
+
+def reference_rows(method: Method, data_ref: Any) -> list[Array]:
+    """Return references (rows, *input_dim) per input; one row of zeros if none is given."""
+    if data_ref is None:
+        return one_reference(method, None)
+    return method._arrays(data_ref, "data_ref")
