@@ -275,8 +275,10 @@ def summary(result: Any) -> str:
     blocks = []
     for s, j in enumerate(selected_outputs(result)):
         pred, labels = predictions(result, s), output_labels(result, j)
-        total = decomposition(result, s, "decomp_sum")
-        goal = decomposition(result, s, "decomp_goal")
+        # A plain gradient is not meant to add up to anything.
+        adds_up = result.value_name != "Gradient"
+        total = decomposition(result, s, "decomp_sum") if adds_up else None
+        goal = decomposition(result, s, "decomp_goal") if adds_up else None
         title = f"{result.method_name}: {len(labels)} nodes of output {j + 1} explained"
         if pred is None:
             blocks.append(title)

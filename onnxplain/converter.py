@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import names as naming
-from .arrays import Array
+from .arrays import Array, is_float
 from .data import float_type, prepare
 from .errors import ArgumentError, DtypeError, MissingPackageError, ModelError, ShapeError
 from .graph.batch import examine
-from .graph.graph import Graph, build, is_float
+from .graph.graph import Graph, build
 from .graph.last import without_last_activation
 from .graph.load import RawModel, ValueSpec, read_model
 

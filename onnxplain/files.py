@@ -48,7 +48,7 @@ def read_data(
         return read_npz(path, input_names)
     if kind == ".npy":
         single(input_dims, path)
-        return [load_array(path)]
+        return [read_npy(path)]
     raise ArgumentError(
         f"{path}: data of type {kind or '(none)'!r} are not read; {known(READABLE)}"
     )
@@ -64,32 +64,35 @@ def single(input_dims: Sequence[tuple], path: Path) -> tuple:
     )
 
 
-def load_array(path: Path) -> Any:
-    """Return what is in a .npy or .npz file, never unpickling anything."""
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array in a .npy file, never unpickling anything."""
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as {path.suffix} data: {error}") from error
+        raise DataError(f"{path} cannot be read as .npy data: {error}") from error
 
 
 def read_npz(path: Path, input_names: Sequence[str]) -> list[np.ndarray]:
     """Return the arrays named like the inputs, or the only array for the only input."""
-    archive = load_array(path)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} is no .npz archive; is it a .npy file with another name?")
-    with archive:
-        keys = archive.files
-        if not set(input_names) <= set(keys):
-            if len(input_names) > 1 or len(keys) > 1:
-                raise DataError(
-                    f"{path} has arrays {keys}, expected one named like each input of the model: "
-                    f"{list(input_names)}"
-                )
-            input_names = keys
-        try:
-            return [archive[name] for name in input_names]
-        except UNREADABLE as error:
-            raise DataError(f"{path} cannot be read as .npz data: {error}") from error
+    try:
+        # NumPy reads an archive bit by bit: it has to stay open.
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            return [archive[name] for name in chosen(archive.files, input_names, path)]
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as .npz data: {error}") from error
+
+
+def chosen(keys: Sequence[str], input_names: Sequence[str], path: Path) -> Sequence[str]:
+    """Return which arrays of an archive to use."""
+    if set(input_names) <= set(keys):
+        return input_names
+    if len(input_names) == len(keys) == 1:
+        return keys
+    raise DataError(
+        f"{path} has arrays {list(keys)}, expected one named like each input of the model: "
+        f"{list(input_names)}"
+    )
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
@@ -253,7 +256,7 @@ def write_npz(method: Any, path: Path) -> None:
         arrays |= {f"{place}{name}": value for name, value in found.items() if value is not None}
     # Through an open file, because NumPy would add .npz to a name like result.NPZ.
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def leaves(tree: Any, place: str = "") -> dict[str, np.ndarray]:
@@ -280,7 +283,7 @@ def write_netcdf(method: Any, path: Path) -> None:
 
     data = method.get_result("xarray")
     groups = isinstance(data, xr.DataTree)  # netCDF-3 has no groups
-    if find_spec("h5netcdf"):
+    if find_spec("h5netcdf") and find_spec("h5py"):
         data.to_netcdf(path, engine="h5netcdf")
     elif groups:
         raise MissingPackageError(

@@ -114,7 +114,7 @@ def test_inspect_with_a_method_lists_every_node(model):
 def test_inspect_names_the_nodes_that_cannot_be_explained(tmp_path):
     nodes = [helper.make_node("Det", ["x"], ["y"], name="volume")]
     path = save(tmp_path / "det.onnx", nodes, {}, {"x": [2, 2]}, {"y": []})
-    assert "volume" in run("inspect", path)
+    assert "volume" in fails("inspect", path)
 
 
 # explain
@@ -151,15 +151,28 @@ def test_tables_hold_one_row_per_value(ending, read, model, data, tmp_path):
     assert len(read(out)) == 5 * 64 * 2
 
 
-def test_netcdf_holds_labelled_data(model, data, tmp_path):
+@pytest.mark.parametrize("engine", ["scipy", "h5netcdf"])
+def test_netcdf_holds_labelled_data(engine, model, data, tmp_path, monkeypatch):
+    if engine == "scipy":
+        monkeypatch.setattr("onnxplain.files.find_spec", lambda name: None)
+    else:
+        pytest.importorskip("h5netcdf")
+        pytest.importorskip("h5py")
     out = tmp_path / "result.nc"
-    run(
-        "explain", model, data, "--method", "grad", "--out", out,
-        "--output-names", "zero,one,two,three,four,five,six,seven,eight,nine",
-    )  # fmt: skip
-    with xr.open_dataset(out) as result:
+    names = "null,eins,zwei,drei,vier,fünf,sechs,sieben,acht,neun"
+    run("explain", model, data, "--method", "grad", "--out", out, "--output-names", names)
+    with xr.open_dataset(out, engine=engine) as result:
         assert result["value"].dims == ("batch", "channel", "height", "width", "output_node")
-        assert str(result["output_node"].values[3]) == "three"
+        assert result["output_node"].astype(str).values[3] == "drei"
+        assert result["pred"].shape == (5, 10)
+
+
+def test_netcdf_of_several_inputs_names_the_missing_package(two_inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnxplain.files.find_spec", lambda name: None)
+    np.savez(tmp_path / "data.npz", left=np.ones((1, 2)), right=np.ones((1, 2)))
+    out = tmp_path / "result.nc"
+    message = fails("explain", two_inputs, tmp_path / "data.npz", "--method", "lrp", "--out", out)
+    assert "onnxplain[netcdf]" in message
 
 
 def test_plot_is_a_picture(model, data, tmp_path):

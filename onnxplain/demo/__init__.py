@@ -101,4 +101,9 @@ def table(labels: np.ndarray, results: dict[str, Any]) -> str:
         prediction = f"{names[best]} ({share:.1%})"
         cells = "".join(f"{f'gap {column[i]:.1e}':>22}" for column in columns)
         lines.append(f"{names[label]:9}{prediction:16}{cells}")
-    return "\n".join(lines)
+    notes = [
+        "",
+        "DeepLIFT adds up exactly, integrated gradients nearly, and better with more steps. What",
+        "LRP lacks, biases and epsilon absorbed: ledger() tells where. Gradients promise no sum.",
+    ]
+    return "\n".join([*lines, *notes])

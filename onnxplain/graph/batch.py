@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..arrays import is_float
 from ..errors import ModelError, OnnxplainError
-from .graph import Graph, Node, constant_value, is_float
+from .graph import Graph, Node, constant_value
 from .load import ValueSpec
 
 Shape = tuple[int, ...]
@@ -62,11 +63,11 @@ def _declared_batch(inputs: Sequence[ValueSpec]) -> int | None:
 
 
 def random_rows(inputs: Sequence[ValueSpec], input_dim: Sequence[Shape], rows: int) -> dict:
-    """Return seeded random data: normal numbers, zeros for whole numbers and truth values."""
+    """Return seeded data between 0 and 1 (roots and logarithms exist), zeros for whole numbers."""
     rng = np.random.default_rng(0)
     feeds = {}
     for spec, dim in zip(inputs, input_dim, strict=True):
-        draw = rng.standard_normal((rows, *dim))
+        draw = rng.random((rows, *dim))
         feeds[spec.name] = (draw if is_float(spec.dtype) else np.zeros_like(draw)).astype(
             spec.dtype
         )

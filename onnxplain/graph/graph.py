@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Array, is_device, to_host
+from ..arrays import Array, is_device, is_float, to_host
 from ..errors import ModelError, OnnxplainError, UnsupportedOpError
 from ..kernels.base import Kernel
 from .load import RawModel, RawNode, ValueSpec
@@ -67,12 +67,6 @@ class Graph:
         weights = {k: _cast(w, dtype, device) for k, w in self.weights.items()}
         nodes = tuple(_cast_node(n, dtype) for n in self.nodes)
         return replace(self, weights=weights, nodes=nodes)
-
-
-def is_float(dtype: Any) -> bool:
-    """Tell whether a NumPy (or ml_dtypes) type holds floating point numbers."""
-    dtype = np.dtype(dtype)
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
 def _cast(w: Array, dtype: np.dtype, device: Any) -> Array:

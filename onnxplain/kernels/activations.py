@@ -328,10 +328,13 @@ class Swish(Elementwise, op="Swish", since=24):
     activation = True
 
     def forward(self, x):
-        return x * special(x).expit(self.alpha * x)
+        return x * self._gate(x)
+
+    def _gate(self, x):
+        return special(x).expit(x * x.dtype.type(self.alpha)).astype(x.dtype, copy=False)
 
     def slope(self, x, y):
-        s = special(x).expit(self.alpha * x)
+        s = self._gate(x)
         return s + self.alpha * x * s * (1 - s)
 
 

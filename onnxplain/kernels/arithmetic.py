@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, divide, namespace, unbroadcast
+from ..arrays import Array, divide, is_float, namespace, unbroadcast
 from ..errors import UnsupportedOpError
 from .base import Kernel, joint_shape
 from .families import Elementwise, Linear, Merge, Product
@@ -68,7 +68,7 @@ class Shift(Affine):
         return inputs[i], factors[i], sum(others) if others else None
 
     def forward(self, *inputs):
-        if np.issubdtype(inputs[0].dtype, np.inexact):
+        if is_float(inputs[0].dtype):
             return super().forward(*inputs)
         return self.exact(*inputs)
 
@@ -151,7 +151,7 @@ class DivScale(Affine, op="Div"):
         return inputs[0], 1 / inputs[1], None
 
     def forward(self, a, b):
-        if np.issubdtype(a.dtype, np.inexact):
+        if is_float(a.dtype):
             return a / b
         return _truncated(a, b)
 
@@ -228,7 +228,7 @@ class Pow(Elementwise, op="Pow"):
     """y = x ** p with a constant exponent."""
 
     def forward(self, x, p):
-        if np.issubdtype(x.dtype, np.inexact) and np.size(p) == 1:
+        if is_float(x.dtype) and np.size(p) == 1:
             exponent = float(p.reshape(()))
             if exponent == 2:
                 return x * x

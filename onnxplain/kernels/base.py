@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -80,6 +80,10 @@ class Kernel:
         if op is not None:
             cls.op, cls.domain = op, domain
             _REGISTRY.setdefault((domain, op), []).append((since, cls))
+
+    if TYPE_CHECKING:  # attributes of the operator
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self, attributes: Mapping[str, Any], active: tuple[bool, ...], n_outputs: int = 1

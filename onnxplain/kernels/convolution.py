@@ -185,6 +185,8 @@ class ConvTranspose(Linear, op="ConvTranspose"):
         ]
         pads = self._pads(spatial, full, strides)
         out = tuple(f - a - b for f, (a, b) in zip(full, pads, strict=True))
+        if self.output_shape:  # may be larger than the windows reach
+            out = tuple(self.output_shape)[-n:]
         return Windows(kernel, strides, dilations, pads), checked_shape(out)
 
     def _pads(self, spatial, full, strides):

@@ -14,7 +14,6 @@ from ..arrays import (
     pad_spatial,
     window_slices,
 )
-from ..errors import UnsupportedOpError
 from .convolution import Windows, find_windows
 from .families import Linear, Selector
 
@@ -40,10 +39,6 @@ def pool_windows(kernel_op: object, spatial: Shape) -> tuple[Windows, Shape]:
 class MaxPool(Selector, op="MaxPool"):
     """y = the maximum of every window; padding never wins."""
 
-    def setup(self):
-        if self.n_outputs > 1 and getattr(self, "storage_order", 0):
-            raise UnsupportedOpError("MaxPool with column-major indices (storage_order=1)")
-
     def _padded(self, x: Array) -> tuple[Array, Windows, Shape]:
         win, out = pool_windows(self, x.shape[2:])
         lowest = -math.inf if x.dtype.kind == "f" else int(namespace(x).iinfo(x.dtype).min)
@@ -64,7 +59,12 @@ class MaxPool(Selector, op="MaxPool"):
 
     def _indices(self, x: Array, y: Array) -> Array:
         xp = namespace(x)
-        places = xp.arange(x.size, dtype=xp.int64).reshape(x.shape)
+        shape = x.shape
+        if getattr(self, "storage_order", 0):  # spatial axes counted column by column
+            shape = (*shape[:2], *shape[:1:-1])
+        places = xp.arange(x.size, dtype=xp.int64).reshape(shape)
+        if getattr(self, "storage_order", 0):
+            places = places.transpose(0, 1, *range(x.ndim - 1, 1, -1))
         return self.pick(places, x, y)
 
     def _winners(self, x: Array, y: Array):

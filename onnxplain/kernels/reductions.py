@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..arrays import Array, Shape, divide, host_ints, namespace
-from .base import Kernel, joint_shape
+from ..arrays import Array, divide, host_ints, namespace
+from .base import Kernel
 from .families import Axis, Linear, Selector
 
 
@@ -40,70 +40,10 @@ class Reduction(Kernel):
 
 
 class ReduceSum(Reduction, Linear, op="ReduceSum"):
-    """y = the sum over axes."""
+    """y = the sum over axes. All weights are equal and positive: `w` holds the axes."""
 
     def operand(self, inputs):
-        return inputs[0], 1.0, None
-
-    def forward(self, x, axes=None):
-        return self._reduce(x, self._axes(x, axes))
-
-    def _reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
-        if not axes:
-            return x
-        return x.sum(axis=axes, keepdims=bool(self.keepdims), dtype=x.dtype)
-
-    def _factor(self, shape: Shape, axes: tuple[int, ...]) -> float:
-        return 1.0
-
-    def _spread(self, g: Array, shape: Shape, axes: tuple[int, ...]) -> Array:
-        g = self._restore(g, len(shape), axes) * self._factor(shape, axes)
-        return namespace(g).broadcast_to(g, (g.shape[0], *shape))
-
-    # Rules see a reduction as the linear map w -> w sum(x); the axes ride along in w.
-    def relevance(self, rec, r, rule, note):
-        x, z = rec.inputs[0], rec.outputs[0]
-        bound = BoundReduction(self, self._given(rec.inputs))
-        return self.at(0, rule.rule.linear(bound, x, 1.0, None, z, r[0], note))
-
-    def gradient(self, rec, g):
-        return self.at(0, self._spread(g[0], rec.inputs[0].shape, self._given(rec.inputs)))
-
-    def deeplift(self, rec, ref, m, rule, parts):
-        from .families import both
-
-        shape, axes = joint_shape(rec, ref, 0), self._given(rec.inputs)
-        # All weights are positive: a pair is chosen by the sign of each difference.
-        if not hasattr(m[0], "positive"):
-            return self.at(0, self._spread(m[0], shape, axes))
-        pair = both(lambda s: self._spread(s, shape, axes), m[0])
-        dx = rec.inputs[0] - ref.inputs[0]
-        xp = namespace(dx)
-        middle = 0.5 * (pair.positive + pair.negative)
-        return self.at(
-            0, xp.where(dx > 0, pair.positive, xp.where(dx < 0, pair.negative, middle))
-        )
-
-    def difference_parts(self, rec, ref, parts):
-        from ..arrays import negative, positive
-
-        dx, axes = rec.inputs[0] - ref.inputs[0], self._given(rec.inputs)
-        return self._reduce(positive(dx), axes), self._reduce(negative(dx), axes)
-
-
-class BoundReduction:
-    """A reduction with its axes fixed, as a linear kernel for rules."""
-
-    diagonal = False
-
-    def __init__(self, kernel: ReduceSum, axes: tuple[int, ...]):
-        self.op, self._kernel, self._axes = kernel.op, kernel, axes
-
-    def apply(self, x, w):
-        return w * self._kernel._reduce(x, self._axes)
-
-    def vjp(self, g, shape, w):
-        return w * self._kernel._spread(g, shape, self._axes)
+        return inputs[0], self._given(inputs), None
 
     def split(self, w):
         return w, None
@@ -111,17 +51,31 @@ class BoundReduction:
     def map_weights(self, w, f):
         return w
 
+    def apply(self, x, w):
+        return x.sum(axis=w, keepdims=bool(self.keepdims), dtype=x.dtype) if w else x
+
+    def vjp(self, g, shape, w):
+        g = self._restore(g, len(shape), w)
+        return namespace(g).broadcast_to(g, (g.shape[0], *shape))
+
 
 class ReduceMean(ReduceSum, op="ReduceMean"):
     """y = the mean over axes."""
 
-    def _reduce(self, x, axes):
-        if not axes:
-            return x
-        return x.mean(axis=axes, keepdims=bool(self.keepdims)).astype(x.dtype, copy=False)
+    def apply(self, x, w):
+        return x.mean(axis=w, keepdims=bool(self.keepdims)).astype(x.dtype, copy=False) if w else x
 
-    def _factor(self, shape, axes):
-        return 1.0 / math.prod(shape[a] for a in axes)
+    def vjp(self, g, shape, w):
+        return super().vjp(g / math.prod(shape[a] for a in w), shape, w)
+
+
+def _bound(dtype: np.dtype, lowest: bool) -> float | bool:
+    """Return the smallest (or largest) value of a type: what an empty maximum is."""
+    if dtype.kind == "b":
+        return not lowest
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min if lowest else np.iinfo(dtype).max
+    return -math.inf if lowest else math.inf
 
 
 class ReduceMax(Reduction, Selector, op="ReduceMax"):
@@ -133,7 +87,7 @@ class ReduceMax(Reduction, Selector, op="ReduceMax"):
         return x.max(axis=axes, keepdims=keepdims)
 
     def _nothing(self, x: Array) -> float:
-        return -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        return _bound(x.dtype, lowest=True)
 
     def forward(self, x, axes=None):
         axes = self._axes(x, axes)
@@ -217,7 +171,7 @@ class ReduceMin(ReduceMax, op="ReduceMin"):
         return x.min(axis=axes, keepdims=keepdims)
 
     def _nothing(self, x):
-        return math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).max
+        return _bound(x.dtype, lowest=False)
 
 
 class ReduceProd(Reduction, op="ReduceProd"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import names as naming
-from ..arrays import Array, lead, namespace, to_host
+from ..arrays import Array, is_float, lead, namespace, to_host
 from ..data import float_type, prepare
 from ..errors import ArgumentError, DeviceError, MissingPackageError, UnsupportedOpError
 from ..graph.graph import Graph
@@ -69,8 +69,20 @@ class Engine:
 
     @property
     def free_rows(self) -> bool:
-        """Whether rows may be cut out of any tensor: axis 0 is the batch everywhere."""
-        return self.graph.rows_first and self.graph.fixed_batch is None
+        """Whether one row of a run can stand beside all rows of another.
+
+        Axis 0 must be the batch everywhere, and all inputs must be explained: whole-number inputs
+        (tokens, masks) are conditions that a reference takes from each instance.
+        """
+        floats = all(is_float(spec.dtype) for spec in self.graph.inputs)
+        return floats and self.graph.rows_first and self.graph.fixed_batch is None
+
+    def beside(self, refs: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
+        """Return one reference repeated for all rows; whole-number inputs are the rows' own."""
+        return [
+            r.repeat(len(x), 0) if is_float(x.dtype) else x
+            for r, x in zip(refs, inputs, strict=True)
+        ]
 
     def chunk_rows(self, n_outputs: int = 0) -> int:
         """Return how many rows to compute at a time."""
@@ -284,6 +296,20 @@ class Method:
             seeds[name] = seeds[name] + seed if name in seeds else seed
         return seeds
 
+    def _reference_scores(self, refs: Sequence[Array]) -> list[np.ndarray]:
+        """Return the explained nodes at one reference: (1, nodes) each, or (batch, nodes)."""
+        engine, data = self._engine, self.data
+        if engine.free_rows:
+            values = engine.forward([engine.xp.asarray(r) for r in refs], keep=False)
+            return [to_host(score) for score in self._scores(values, 1)]
+        parts = []
+        for rows in chunks(len(data[0]), engine.chunk_rows()):
+            inputs = self._device_rows(data, rows)
+            beside = engine.beside([engine.xp.asarray(r) for r in refs], inputs)
+            values = engine.forward(beside, keep=False)
+            parts.append([to_host(s) for s in self._scores(values, rows.stop - rows.start)])
+        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+
     # -- collecting -------------------------------------------------------------------------------
 
     def _allocate(self, batch: int) -> None:
@@ -382,7 +408,7 @@ class Method:
     def ledger(self) -> Any:
         """Tell node by node what came in, went on and was absorbed; LRP and DeepLift have one."""
         raise ArgumentError(
-            f"{self.method_name} keeps no ledger; LRP, DeepLift and DeepSHAP do. "
+            f"{self.method_name} keeps no ledger; LRP and DeepLift do. "
             "decomp_sum and decomp_goal show how well the values add up"
         )
 

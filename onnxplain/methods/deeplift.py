@@ -119,7 +119,8 @@ class DeepLift(MultiplierMethod):
         for rows, values, reference, inputs, refs in self._runs():
             self._store_scores(rows, values)
             count = rows.stop - rows.start
-            for goal, start in zip(self.decomp_goal, self._scores(reference, 1), strict=True):
+            at_most = 1 if self._engine.free_rows else count
+            for goal, start in zip(self.decomp_goal, self._scores(reference, at_most), strict=True):
                 goal[rows] -= to_host(start)
             for picked in self._engine.output_slices(self._n_nodes, count):
                 found = self._contributions(values, reference, inputs, refs, picked, count)
@@ -133,9 +134,7 @@ class DeepLift(MultiplierMethod):
         reference = engine.forward(refs) if engine.free_rows else None
         for rows in self._blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
             inputs = self._device_rows(self.data, rows)
-            run = reference
-            if run is None:  # rows are not on axis 0 everywhere: as many references as rows
-                run = engine.forward([r.repeat(len(x), 0) for r, x in zip(refs, inputs, strict=True)])
+            run = reference or engine.forward(engine.beside(refs, inputs))
             yield rows, engine.forward(inputs), run, inputs, refs
 
     def ledger(self) -> Any:
@@ -280,8 +279,8 @@ class DeepSHAP(MultiplierMethod):
             self._store_scores(rows, values)
             for j in range(n_ref):
                 one = self._device_rows(self.data_ref, slice(j, j + 1))
-                reference = engine.forward([v.repeat(count, 0) for v in one])
-                for goal, score in zip(self.decomp_goal, self._scores(reference, 1), strict=True):
+                reference = engine.forward(engine.beside(one, inputs))
+                for goal, score in zip(self.decomp_goal, self._scores(reference, count), strict=True):
                     goal[rows] -= to_host(score) / n_ref
                 for picked in engine.output_slices(self._n_nodes, count):
                     found = self._contributions(values, reference, inputs, one, picked, count)

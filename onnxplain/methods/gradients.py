@@ -137,16 +137,6 @@ class PathMethod(Method):
                     part = xp.tensordot(w, s, axes=(0, 1))
                     total[i] = part if total[i] is None else total[i] + part
 
-    def _explained(self, arrays: Sequence[Array]) -> list[np.ndarray]:
-        """Return the values of the explained nodes for other data: (rows, nodes) each."""
-        engine = self._engine
-        found: list[list[np.ndarray]] = [[] for _ in self._selected]
-        for rows in chunks(len(arrays[0]), engine.chunk_rows()):
-            values = engine.forward(self._device_rows(arrays, rows), keep=False)
-            for parts, score in zip(found, self._scores(values, rows.stop - rows.start), strict=True):
-                parts.append(to_host(score))
-        return [np.concatenate(parts) for parts in found]
-
     def _one_reference(self, x_ref: Any) -> list[Array]:
         return one_reference(self, x_ref)
 
@@ -362,7 +352,7 @@ class IntegratedGradient(PathMethod):
             return path, (factors if times_input else None)
 
         self._average(self.n, points, weights)
-        for goal, start in zip(self.decomp_goal, self._explained(self.x_ref), strict=True):
+        for goal, start in zip(self.decomp_goal, self._reference_scores(self.x_ref), strict=True):
             goal -= start
         self._finish()
 
@@ -445,9 +435,22 @@ class ExpectedGradient(PathMethod):
             return path, factors
 
         self._average(self.n, points)
-        for goal, start in zip(self.decomp_goal, self._explained(self.data_ref), strict=True):
-            goal -= start.mean(axis=0)
+        self._subtract_references()
         self._finish()
+
+    def _subtract_references(self) -> None:
+        """Make the goal the difference to the mean over all references."""
+        engine, n_ref = self._engine, len(self.data_ref[0])
+        if engine.free_rows:  # references run together
+            blocks = chunks(n_ref, engine.chunk_rows())
+            runs = (engine.forward(self._device_rows(self.data_ref, b), False) for b in blocks)
+            scores = ([to_host(s.sum(axis=0)) for s in self._scores(values)] for values in runs)
+        else:
+            singles = ([r[k : k + 1] for r in self.data_ref] for k in range(n_ref))
+            scores = (self._reference_scores(one) for one in singles)
+        for part in scores:
+            for goal, score in zip(self.decomp_goal, part, strict=True):
+                goal -= score / n_ref
 
     def _describe(self) -> list[str]:
         return [f"n: {self.n}", f"data_ref: {describe_reference(self.data_ref)}"]
