@@ -77,6 +77,9 @@ INPUT_DIM = click.option(
     multiple=True,
     help="Shape without batch axis where the model leaves it open; once for each input.",
 )
+OUTPUTS = click.option(
+    "--outputs", type=WORDS, help="Tensors of the graph to explain, not the model's outputs."
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +95,10 @@ def main() -> None:
 @click.argument("model", type=FILE)
 @click.option("--method", type=click.Choice(list(METHODS)), help="Show how each node is treated.")
 @INPUT_DIM
-def inspect_model(model: Path, method: str | None, input_dim: tuple) -> None:
+@OUTPUTS
+def inspect_model(
+    model: Path, method: str | None, input_dim: tuple, outputs: list[str] | None
+) -> None:
     """Show what MODEL consists of and which methods can explain it."""
     from onnxplain.converter import Converter
     from onnxplain.graph.load import read_model
@@ -100,7 +106,7 @@ def inspect_model(model: Path, method: str | None, input_dim: tuple) -> None:
     existing(model)
     raw = read_model(model)
     click.echo(describe_file(model, raw))
-    converter = Converter(raw, shapes(input_dim))
+    converter = Converter(raw, shapes(input_dim), outputs=outputs)
     click.echo(describe_joined(converter.graph))
     if method:
         click.echo(coverage_table(converter.coverage(METHODS[method])))
@@ -134,6 +140,8 @@ def describe_joined(graph: Any) -> str:
     if not joined:
         return "\njoined when loaded\n  nothing"
     lines = [f"  {node.name} ({node.op}): {' + '.join(node.joined)}" for node in joined]
+    if len(lines) > ROWS_SHOWN:
+        lines[ROWS_SHOWN:] = [f"  ... and {len(lines) - ROWS_SHOWN} more"]
     return "\n".join(["", "joined when loaded", *lines])
 
 
@@ -141,7 +149,7 @@ def coverage_table(coverage: Any) -> str:
     """Return how a method treats each node."""
     shown = coverage[["node", "op", "family", "rule", "exact", "remark"]].copy()
     shown["exact"] = ["yes" if exact else "no" for exact in shown["exact"]]
-    shown["rule"] = shown["rule"].replace("", "none")
+    shown["rule"] = shown["rule"].replace("", "NO RULE")
     widths = [max(map(len, [title, *map(str, shown[title])])) for title in shown]
     rows = [shown.columns, *shown.itertuples(index=False)]
     cells = (zip(map(str, row), widths, strict=True) for row in rows)
@@ -174,6 +182,7 @@ def explain_options(command: Callable) -> Callable:
         click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg or .jpg."),
         click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
         # what is explained
+        OUTPUTS,
         click.option(
             "--output-idx",
             type=INDICES,
@@ -389,6 +398,7 @@ def load(model: Path, data: Sequence[Path], options: dict[str, Any]) -> tuple[An
     known = {
         "input_dim": shapes(options["input_dim"]),
         "output_names": options["output_names"],
+        "outputs": options["outputs"],
     }
     converter = onnxplain.convert(model, **known)
     if data and data[0].suffix.lower() in TABLES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ def float_type(dtype: Any) -> np.dtype:
     """Return the type to compute in: "float" is float32, "double" float64."""
     try:
         found = np.dtype(_DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         found = None
-    if found is None or found not in (np.float32, np.float64, np.float16):
+    # NumPy takes None for float64; here it is more likely a slip.
+    if dtype is None or found not in (np.float32, np.float64, np.float16):
         raise DtypeError(f'dtype must be "float", "double" or a NumPy float type, got {dtype!r}')
     return found
 
@@ -32,7 +33,7 @@ def prepare(
     dtype: np.dtype,
     channels_first: bool = True,
     what: str = "data",
-    xp: Any = np,
+    copy: bool = False,
 ) -> list[Array]:
     """Return one array per input, channels first, of the type to compute in.
 
@@ -40,37 +41,47 @@ def prepare(
     ----------
     data : array, data frame, or list or dict of these
         One per input of the model, in order or by name; axis 0 are the instances.
+    copy : bool, default False
+        Share no memory with `data`, so that the result stays when `data` changes.
     """
     arrays = _as_list(data, specs, what)
     if len(arrays) != len(input_dim):
         raise DataError(
-            f"{what} holds {len(arrays)} arrays, the model has {len(input_dim)} inputs: "
-            f"{', '.join(s.name for s in specs)}"
+            f"{what} holds {counted(len(arrays), 'array')}, the model has "
+            f"{counted(len(input_dim), 'input')}: {', '.join(s.name for s in specs)}; "
+            "give a list with one array per input"
         )
     ready = [
-        _one(x, spec, dim, dtype, channels_first, _called(what, i, len(specs)), xp)
+        _one(x, spec, dim, dtype, channels_first, f"{what}[{i}]" if len(specs) > 1 else what, copy)
         for i, (x, spec, dim) in enumerate(zip(arrays, specs, input_dim, strict=True))
     ]
-    rows = {len(x) for x in ready}
-    if len(rows) > 1:
-        raise DataError(f"{what} has different numbers of rows: {[len(x) for x in ready]}")
-    if rows == {0}:
-        raise DataError(f"{what} has no rows")
+    rows = [len(x) for x in ready]
+    if len(set(rows)) > 1:
+        raise DataError(f"{what} has different numbers of rows per input: {rows}; give the same")
+    if rows[0] == 0:
+        raise DataError(f"{what} has no rows; give at least one")
     return ready
 
 
-def _called(what: str, i: int, n: int) -> str:
-    return what if n == 1 else f"{what}[{i}]"
+def counted(n: int, noun: str) -> str:
+    """Return "1 input", "2 inputs"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _as_list(data: Any, specs: Sequence[Any], what: str) -> list[Any]:
     if data is None:
         raise ArgumentError(f"{what} is missing; give an array with one row per instance")
     if isinstance(data, Mapping):
-        missing = [s.name for s in specs if s.name not in data]
+        names = [s.name for s in specs]
+        missing = [name for name in names if name not in data]
         if missing:
+            keys = f"its keys are {_shortened(data)}" if data else "it is empty"
+            raise DataError(f"{what} has no entry {missing[0]!r}; {keys}")
+        unknown = [key for key in data if key not in names]
+        if unknown:
             raise DataError(
-                f"{what} has no entry {missing[0]!r}; its keys are {', '.join(map(str, data))}"
+                f"{what} has an entry {unknown[0]!r}, which is no input of the model; "
+                f"its inputs are {_shortened(names)}"
             )
         return [data[s.name] for s in specs]
     if isinstance(data, (list, tuple)) and (len(specs) > 1 or _holds_arrays(data)):
@@ -78,66 +89,95 @@ def _as_list(data: Any, specs: Sequence[Any], what: str) -> list[Any]:
     return [data]
 
 
+def _shortened(words: Iterable[Any], limit: int = 10) -> str:
+    words = [str(word)[:40] for word in words]
+    return ", ".join(words[:limit]) + (", ..." if len(words) > limit else "")
+
+
 def _holds_arrays(data: Sequence[Any]) -> bool:
     return any(hasattr(x, "shape") for x in data)
 
 
 def _one(
-    x: Any, spec: Any, dim: Shape, dtype: np.dtype, channels_first: bool, what: str, xp: Any
+    x: Any, spec: Any, dim: Shape, dtype: np.dtype, channels_first: bool, what: str, copy: bool
 ) -> Array:
     x = _array(x, what)
     want = dim if channels_first or len(dim) < 2 else (*dim[1:], dim[0])
     if x.ndim != len(want) + 1 or x.shape[1:] != want:
-        raise ShapeError(_shape_message(x.shape, want, dim, what, channels_first))
+        expected = f"({', '.join(map(str, ('n', *want)))})"
+        name = f"input '{spec.name}'" if "[" in what else "the model"
+        hint = _shape_hint(x.shape, want, dim, what, channels_first)
+        raise ShapeError(f"{what} has shape {x.shape}, {name} expects {expected}{hint}")
     if not channels_first and len(dim) > 1:
         x = namespace(x).moveaxis(x, -1, 1)
+    _check_finite(x, what)
     kind = np.dtype(spec.dtype)
-    x = x.astype(dtype if kind.kind not in "iub" else _whole(x, kind, what), copy=False)
-    if x.dtype.kind == "f":
-        _check_finite(x, what)
-    return xp.asarray(x) if xp is not np else x
+    if kind.kind in "iub":
+        _check_whole(x, kind, what)
+        x = x.astype(kind, copy=copy)
+    else:
+        with np.errstate(over="ignore"):
+            x = x.astype(dtype, copy=copy)
+        _check_finite(x, what, f"values too large for {dtype}", 'use dtype="double" or scale them')
+    return x
 
 
 def _array(x: Any, what: str) -> Array:
     if is_device(x):
         return x
+    given = type(x).__name__
     try:
         x = np.asarray(x)
         if x.dtype.kind == "O":
-            x = x.astype(np.float64)
-    except (TypeError, ValueError) as error:
+            x = _numbers(x)
+    except Exception as error:  # whatever the user's own type raises
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DtypeError(
-            f"{what} of type {type(x).__name__} cannot be made an array of numbers: {error}"
+            f"{what} of type {given} cannot be made an array of numbers: {reason}"
         ) from error
     if x.dtype.kind not in "fiub":
         raise DtypeError(f"{what} holds values of type {x.dtype}, numbers are expected")
     return x
 
 
-def _whole(x: Array, kind: np.dtype, what: str) -> np.dtype:
-    if kind.kind in "iu" and x.dtype.kind == "f" and bool((x != namespace(x).rint(x)).any()):
+def _numbers(x: np.ndarray) -> np.ndarray:
+    """Return objects (of a data frame, mostly) as numbers; missing values become NaN."""
+    if any(isinstance(value, (str, bytes)) for value in x.flat):
+        raise TypeError("it holds text, numbers are expected")
+    return np.array([_number(value) for value in x.flat], np.float64).reshape(x.shape)
+
+
+def _number(value: Any) -> float:
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return np.nan if missing else float(value)
+
+
+def _check_whole(x: Array, kind: np.dtype, what: str) -> None:
+    if x.dtype.kind == "f" and bool((x != namespace(x).rint(x)).any()):
         raise DtypeError(f"{what} must hold whole numbers ({kind}), got fractions")
-    return kind
-
-
-def _check_finite(x: Array, what: str) -> None:
-    finite = namespace(x).isfinite(x)
-    if not bool(finite.all()):
-        row = int(finite.reshape(len(x), -1).all(axis=1).argmin())
+    low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    if x.size and (x.min() < low or x.max() > high):
         raise DataError(
-            f"{what} holds NaN or infinite values, first in row {row}; "
-            "fill or drop them before explaining"
+            f"{what} holds values from {x.min()} to {x.max()}, {kind} holds {low} to {high}"
         )
 
 
-def _shape_message(
-    shape: Shape, want: Shape, dim: Shape, what: str, channels_first: bool
-) -> str:
-    expected = ", ".join(map(str, ("n", *want)))
-    message = f"{what} has shape {shape}, the model expects ({expected})"
+def _check_finite(
+    x: Array,
+    what: str,
+    problem: str = "NaN or infinite values",
+    advice: str = "fill or drop them before explaining",
+) -> None:
+    finite = namespace(x).isfinite(x)
+    if not bool(finite.all()):
+        row = int(finite.reshape(len(x), -1).all(axis=1).argmin())
+        raise DataError(f"{what} holds {problem}, first in row {row}; {advice}")
+
+
+def _shape_hint(shape: Shape, want: Shape, dim: Shape, what: str, channels_first: bool) -> str:
     other = (*dim[1:], dim[0]) if channels_first else dim
     if len(dim) > 1 and shape[1:] == other:
-        message += f"; channels stand elsewhere: use channels_first={not channels_first}"
-    elif shape == want:
-        message += "; one instance needs a first axis too: data[None]"
-    return message
+        return f"; channels stand elsewhere: use channels_first={not channels_first}"
+    if shape == want:
+        return f"; one instance needs a first axis too: {what}[None]"
+    return ""

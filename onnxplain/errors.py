@@ -37,6 +37,10 @@ class ArgumentError(OnnxplainError, ValueError):
     """An argument of a method has a value that is not allowed."""
 
 
+class UnknownArgumentError(ArgumentError, TypeError):
+    """A method has no argument of this name."""
+
+
 class RuleError(ArgumentError):
     """An LRP or DeepLIFT rule is unknown or cannot be used where it was asked for."""
 

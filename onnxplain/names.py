@@ -123,7 +123,7 @@ def select_outputs(
                 f"output_idx {output_idx!r} and output_label {output_label!r} "
                 "denote different nodes; give one of them"
             )
-    result = chosen if chosen is not None else labelled
+    result = chosen if chosen is not None else labelled or []
     if not any(result):
         raise SelectionError("no output node is selected; leave output_idx away for the first ten")
     return result

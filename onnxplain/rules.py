@@ -7,7 +7,7 @@ Letters: x input, w weights, b bias, z = y output, r relevance, s = r / z.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .arrays import Array, divide, namespace, negative, positive, stabilise, stabiliser
@@ -157,7 +157,7 @@ class AlphaBeta(LrpRule):
         (u, v), (w_pos, w_neg) = xs, ws
         z = _apply(kernel, u, w_pos) + _apply(kernel, v, w_neg)
         z = z if b is None else z + b
-        d = stabilise(z, stabiliser(z.dtype), at_zero=sign)
+        d = stabilise(z, stabiliser(u.dtype), at_zero=sign)
         s = _share(r, z, d, b, note)
         return u * _vjp(kernel, s, u, w_pos) + v * _vjp(kernel, s, v, w_neg)
 
@@ -318,10 +318,11 @@ class LrpSetting:
     rule: LrpRule = Simple()
     winner_takes_all: bool = True
     equal_shares: bool = False  # Add and GlobalAveragePool as innsight has them
+    elementwise_softmax: bool = False  # passed like any activation (innsight)
 
     def with_rule(self, rule: LrpRule) -> LrpSetting:
         """Return the same conventions with another rule."""
-        return LrpSetting(rule, self.winner_takes_all, self.equal_shares)
+        return replace(self, rule=rule)
 
 
 # -- DeepLIFT -------------------------------------------------------------------------------------

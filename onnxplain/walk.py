@@ -113,7 +113,7 @@ def relevance_step(
         out = node.kernel.relevance(
             record(graph, values, node), r, settings[node.name], note
         )
-        if ledger is not None:
+        if ledger is not None and note is not None:
             ledger.book(node, _total(note, r), _total(note, out), note.absorbed)
         return out
 

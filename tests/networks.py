@@ -1,6 +1,7 @@
 """Networks in ONNX, built from innsight's lists of layers or from a few nodes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def graph(
     def info(name: str, shape: Any) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, element, shape and ["N", *shape])
 
-    stored = [numpy_helper.from_array(_typed(w, dtype), name) for name, w in (weights or {}).items()]
+    arrays = {name: _typed(w, dtype) for name, w in (weights or {}).items()}
+    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     made = helper.make_graph(
         list(nodes),
         "network",
@@ -60,7 +62,7 @@ def graph(
 
 def _typed(weight: Any, dtype: Any) -> np.ndarray:
     array = np.asarray(weight)
-    return array if array.dtype == np.int64 and np.ndim(weight) else array.astype(dtype)
+    return array if array.dtype == np.int64 and array.ndim else array.astype(dtype)
 
 
 def layered(
@@ -162,7 +164,7 @@ def random_dense(
 ) -> list[dict[str, Any]]:
     """Return Dense layers with normal weights; the last one is linear."""
     layers = []
-    for k, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (n, m) in enumerate(pairwise(sizes)):
         last = k == len(sizes) - 2
         b = 0.5 * rng.normal(size=m) if bias else None
         name = "linear" if last else activation

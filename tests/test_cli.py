@@ -1,5 +1,6 @@
 """The command line, through click's runner and, once, as a process of its own."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,33 @@ def test_inspect_names_the_nodes_that_cannot_be_explained(tmp_path):
     nodes = [helper.make_node("Det", ["x"], ["y"], name="volume")]
     path = save(tmp_path / "det.onnx", nodes, {}, {"x": [2, 2]}, {"y": []})
     assert "volume" in fails("inspect", path)
+
+
+def test_inspect_says_what_was_joined(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"], name="weights"),
+        helper.make_node("Add", ["xw", "b"], ["y"], name="bias"),
+    ]
+    weights = {"w": np.ones((2, 3)), "b": np.ones(3)}
+    path = save(tmp_path / "linear.onnx", nodes, weights, {"x": [2]}, {"y": [3]})
+    assert "weights + bias" in run("inspect", path)
+
+
+def test_a_tensor_before_an_unknown_operator_can_be_explained(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"], name="relu"),
+        helper.make_node("Det", ["positive"], ["y"], name="volume"),
+    ]
+    path = save(tmp_path / "det.onnx", nodes, {}, {"x": [2, 2]}, {"y": []})
+    np.save(tmp_path / "data.npy", np.ones((1, 2, 2), np.float32))
+    out = tmp_path / "result.npz"
+    assert "relu" in run("inspect", path, "--outputs", "positive", "--method", "lrp")
+    run(
+        "explain", path, tmp_path / "data.npy", "--method", "lrp",
+        "--outputs", "positive", "--out", out,
+    )  # fmt: skip
+    with np.load(out) as result:
+        np.testing.assert_allclose(result["result"].sum((1, 2)), [[1, 1, 1, 1]], rtol=1e-5)
 
 
 # explain
@@ -384,7 +412,7 @@ def test_nothing_is_left_behind_when_the_work_fails(model, tmp_path):
     assert not out.exists()
 
 
-# demo and process
+# demo, README and process
 
 
 def test_demo_explains_and_draws(tmp_path):
@@ -396,6 +424,13 @@ def test_demo_explains_and_draws(tmp_path):
 
 def test_demo_into_a_file_is_one_line(data):
     assert "cannot be written" in fails("demo", "--out", data)
+
+
+def test_the_readme_is_true():
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 2
+    exec("\n".join(blocks), {})
 
 
 def test_the_demo_model_reads_digits_well():

@@ -17,9 +17,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What two runs with two and three rows showed."""
+    """What runs of two rows, together and alone, showed."""
 
-    shapes: dict[str, Shape]  # of every tensor, with two rows
+    shapes: dict[str, Shape]  # of every tensor, with two rows (or the fixed batch)
     row_tensors: frozenset[str]  # axis 0 is the batch
     rows_first: bool  # true of every tensor that carries data
     row_bytes: int  # float32 bytes of all tensors with data, per row
@@ -35,7 +35,7 @@ def examine(graph: Graph, input_dim: Sequence[Shape]) -> tuple[Graph, Trial]:
     """
     declared = _declared_batch(graph.inputs)
     for candidate in _candidates(graph, declared or 1):
-        trial = _try(candidate, input_dim, declared)
+        trial = _try(candidate, input_dim)
         if trial is not None:
             return replace(candidate, rows_first=trial.rows_first), trial
     return _fixed(graph, input_dim, declared or 1)
@@ -82,32 +82,34 @@ def run(graph: Graph, feeds: dict) -> dict:
         return forward(graph, feeds)
 
 
-def _try(graph: Graph, input_dim: Sequence[Shape], declared: int | None) -> Trial | None:
-    rows = random_rows(graph.inputs, input_dim, 3)
+def _try(graph: Graph, input_dim: Sequence[Shape]) -> Trial | None:
+    """Run two rows together and each alone; None if they do not come out the same."""
+    rows = random_rows(graph.inputs, input_dim, 2)
     try:
-        three = run(graph, rows)
-        two = run(graph, {k: v[:2] for k, v in rows.items()})
-        one = run(graph, {k: v[:1] for k, v in rows.items()})
+        both = run(graph, rows)
+        alone = [run(graph, {k: v[i : i + 1] for k, v in rows.items()}) for i in range(2)]
     except OnnxplainError:
         return None
     for name in graph.outputs:
-        if name in graph.active and not _same_rows(three[name], two[name], one[name]):
+        if name in graph.active and not _same_rows(both[name], [v[name] for v in alone]):
             return None
-    shapes = {k: tuple(v.shape) for k, v in two.items()}
+    shapes = {k: tuple(v.shape) for k, v in both.items()}
+    single = {k: tuple(v.shape) for k, v in alone[0].items()}
     row_tensors = frozenset(
-        k for k, v in three.items() if v.ndim and v.shape == (3, *shapes[k][1:]) and shapes[k][0] == 2
+        k for k, s in shapes.items() if s[:1] == (2,) and single[k] == (1, *s[1:])
     )
-    return _summary(graph, shapes, row_tensors, graph.active <= row_tensors | graph.weights.keys(), 2)
+    first = graph.active <= row_tensors | graph.weights.keys()
+    return _summary(graph, shapes, row_tensors, first, 2)
 
 
-def _same_rows(three: np.ndarray, two: np.ndarray, one: np.ndarray) -> bool:
-    if any(v.ndim == 0 or v.shape[0] != n for v, n in ((three, 3), (two, 2), (one, 1))):
+def _same_rows(both: np.ndarray, alone: Sequence[np.ndarray]) -> bool:
+    if both.ndim == 0 or both.shape[0] != 2:
         return False
-    scale = np.nanmax(np.abs(three), initial=1e-30)
+    scale = np.nanmax(np.abs(both), initial=1e-30)
     return all(
-        three.shape[1:] == part.shape[1:]
-        and np.allclose(three[: len(part)], part, rtol=0, atol=1e-3 * scale, equal_nan=True)
-        for part in (two, one)
+        one.shape == (1, *both.shape[1:])
+        and np.allclose(row, one[0], rtol=0, atol=1e-4 * scale, equal_nan=True)
+        for row, one in zip(both, alone, strict=True)
     )
 
 

@@ -228,8 +228,7 @@ def _evaluate_cone(draft: Draft, root: str, cone: Sequence[Node]) -> np.ndarray:
     for node in cone:
         inputs = [_point_value(draft, values, name) for name in node.inputs]
         flags = tuple(name in values for name in node.inputs)
-        kernel = make_kernel(node, flags)
-        values[node.outputs[0]] = evaluate(node, kernel, inputs)[0]
+        values[node.outputs[0]] = evaluate(node, make_kernel(node, flags), inputs)[0]
     return values[cone[-1].outputs[0]]
 
 
@@ -246,41 +245,39 @@ def _point_value(draft: Draft, values: dict, name: str) -> Any:
 def _layer_norm(draft: Draft, node: Node) -> bool:
     """(x - mean) / sqrt(mean((x - mean)^2) + epsilon), divided or times the reciprocal."""
     parts = _normalised(draft, node)
-    if parts is None:
+    deviation = _deviation(draft, parts[1]) if parts else None
+    if parts is None or deviation is None:
         return False
-    centre, root, extra = parts
-    sqrt = draft.made_by(root, "Sqrt")
-    add = sqrt and draft.made_by(sqrt.inputs[0], "Add")
-    epsilon, variance = _scalar_and_rest(draft, add) if add else (None, None)
-    mean2 = variance and draft.made_by(variance, "ReduceMean")
-    square = mean2 and draft.made_by(mean2.inputs[0], "Pow", "Mul")
-    if not square or epsilon is None:
-        return False
-    first = _centred(draft, centre)
-    second = _squared(draft, square)
-    second = _centred(draft, second) if second else None
+    epsilon, squared, nodes = deviation
+    first, second = _centred(draft, parts[0]), _centred(draft, squared)
     if first is None or second is None or first[0] != second[0]:
         return False
-    axes = {_reduced_axes(draft, n) for n in (first[1], second[1], mean2)}
-    if axes != {(-1,)}:
+    means = [n for n in (*first[1], *second[1], *nodes) if n.op == "ReduceMean"]
+    if {_reduced_axes(draft, n) for n in means} != {(-1,)}:
         return False
-    inner = [*first[2], *second[2], square, mean2, add, sqrt, *extra]
-    unique = list({id(n): n for n in inner}.values())
-    outside = [n for n in unique if not _used_within(draft, n, [*unique, node])]
-    cone = [n for n in unique if n not in outside]
-    if outside:
+    cone = list({id(n): n for n in (*first[1], *second[1], *nodes, *parts[2], node)}.values())
+    if not all(_used_within(draft, n, cone) for n in cone if n is not node):
         return False
+    attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    joined = _names(*sorted(cone, key=draft.nodes.index))
     new = Node(
-        node.name,
-        "LayerNormalization",
-        (first[0],),
-        node.outputs,
-        {"axis": -1, "epsilon": float(epsilon), "stash_type": 1},
-        17,
-        joined=_names(*sorted([*cone, node], key=lambda n: draft.nodes.index(n))),
+        node.name, "LayerNormalization", (first[0],), node.outputs, attributes, 17, joined=joined
     )
-    draft.replace([*cone, node], new)
+    draft.replace(cone, new)
     return True
+
+
+def _deviation(draft: Draft, root: str) -> tuple[float, str, list[Node]] | None:
+    """Return epsilon, the centred tensor and the nodes of sqrt(mean(c^2) + epsilon)."""
+    sqrt = draft.made_by(root, "Sqrt")
+    add = draft.made_by(sqrt.inputs[0], "Add") if sqrt else None
+    epsilon, variance = _scalar_and_rest(draft, add) if add else (None, None)
+    mean = draft.made_by(variance, "ReduceMean") if variance else None
+    square = draft.made_by(mean.inputs[0], "Pow", "Mul") if mean else None
+    centred = _squared(draft, square) if square else None
+    if epsilon is None or not (sqrt and add and mean and square and centred):
+        return None
+    return epsilon, centred, [square, mean, add, sqrt]
 
 
 def _normalised(draft: Draft, node: Node) -> tuple[str, str, list[Node]] | None:
@@ -297,12 +294,13 @@ def _normalised(draft: Draft, node: Node) -> tuple[str, str, list[Node]] | None:
     return None
 
 
-def _centred(draft: Draft, tensor: str) -> tuple[str, Node, list[Node]] | None:
+def _centred(draft: Draft, tensor: str) -> tuple[str, list[Node]] | None:
+    """Return x and the nodes of x - mean(x)."""
     sub = draft.made_by(tensor, "Sub")
     mean = sub and draft.made_by(sub.inputs[1], "ReduceMean")
     if not mean or mean.inputs[0] != sub.inputs[0]:
         return None
-    return sub.inputs[0], mean, [sub, mean]
+    return sub.inputs[0], [sub, mean]
 
 
 def _squared(draft: Draft, node: Node) -> str | None:
@@ -344,24 +342,19 @@ def as_affine(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] | 
         return x, draft.weights[w], draft.weights[b]
     if node.domain or node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
-    a, b = (draft.constant(i) for i in node.inputs)
-    if (a is None) == (b is None):
+    values = [draft.constant(i) for i in node.inputs]
+    constants = [v for v in values if v is not None and v.dtype.kind == "f"]
+    if len(constants) != 1:
         return None
-    c = b if a is None else a
-    if c.dtype.kind != "f":
-        return None
-    x, one, zero = node.inputs[0] if a is None else node.inputs[1], c.dtype.type(1), c.dtype.type(0)
-    first = a is None
-    if node.op == "Div" and not (first and np.all(c != 0)):
-        return None
-    table = {
-        "Add": lambda: (one, c),
-        "Sub": lambda: (one, -c) if first else (-one, c),
-        "Mul": lambda: (c, zero),
-        "Div": lambda: (1 / c, zero),
-    }
-    w, b = table[node.op]()
-    return x, np.asarray(w), np.asarray(b)
+    c, data_first = constants[0], values[0] is None
+    x = node.inputs[0 if data_first else 1]
+    if node.op == "Mul":
+        return x, c, np.zeros_like(c, shape=())
+    if node.op == "Div":
+        usable = data_first and np.all(c != 0)
+        return (x, 1 / c, np.zeros_like(c, shape=())) if usable else None
+    sign = -1 if node.op == "Sub" and not data_first else 1
+    return x, np.full_like(c, sign, shape=()), -c if node.op == "Sub" and data_first else c
 
 
 def _affine_into_linear(draft: Draft, node: Node) -> bool:

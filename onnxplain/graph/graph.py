@@ -27,7 +27,7 @@ class Node:
     opset: int
     domain: str = ""
     joined: tuple[str, ...] = ()
-    kernel: Kernel | None = None
+    kernel: Any = None  # a Kernel once the graph is built
 
     @property
     def label(self) -> str:
@@ -177,7 +177,7 @@ def _fold(
     return rest, weights
 
 
-def evaluate(node: Node, kernel: Kernel, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
     """Run the forward pass of one node; errors name the node."""
     try:
         out = kernel.forward(*inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .graph import Graph, Node, insert
@@ -42,6 +43,13 @@ def last_activations(graph: Graph) -> tuple[str | None, ...]:
     producers = graph.producers()
     found = [_last_activation(graph, producers, output)[1] for output in graph.outputs]
     return tuple(node.op if node else None for node in found)
+
+
+def last_activation_nodes(graph: Graph, outputs: Sequence[str]) -> list[str]:
+    """Return the names of the nodes that are the last activation of some output."""
+    producers = graph.producers()
+    found = [_last_activation(graph, producers, output)[1] for output in outputs]
+    return [node.name for node in found if node is not None]
 
 
 def _last_activation(

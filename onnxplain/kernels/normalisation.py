@@ -37,6 +37,8 @@ class Softmax(Axis, op="Softmax", since=13):
 
     def relevance(self, rec, r, rule, note):
         """Taylor expansion at x; its constant absorbs relevance (Achtibat et al. 2024)."""
+        if rule.elementwise_softmax:
+            return self.at(0, r[0])
         x, y = rec.inputs[0], rec.outputs[0]
         axis = self._along(x)
         back = x * (r[0] - y * r[0].sum(axis=axis, keepdims=True))
@@ -70,7 +72,7 @@ class Softmax(Axis, op="Softmax", since=13):
 
     def describe(self, method):
         if method == "lrp":
-            return ("Taylor", True, "AttnLRP; the expansion's constant absorbs relevance")
+            return ("Taylor", True, "AttnLRP; its constant absorbs relevance; passes where it is last")
         return super().describe(method)
 
 

@@ -193,14 +193,14 @@ class Method:
         self.dtype, self.device = dtype, device
         self.input_names = [[list(a) for a in layer] for layer in converter.input_names]
         self.output_names = [[list(a) for a in layer] for layer in converter.output_names]
-        self.output_idx = naming.select_outputs(
+        self.output_idx: list[Any] = naming.select_outputs(
             output_idx, output_label, converter.output_dim, converter.output_names
         )
         self._engine = Engine(
             converter, float_type(dtype), device, batch_size, before_activation=ignore_last_act
         )
         self._check_rules()
-        self.data = None if data is None else self._arrays(data, "data")
+        self.data: Any = None if data is None else self._arrays(data, "data")
 
     def _arrays(self, data: Any, what: str) -> list[Array]:
         return prepare(
@@ -288,8 +288,8 @@ class Method:
             tensor = shapes[name]
             xp, rows = namespace(tensor), len(tensor)
             seed = xp.zeros((count, rows, tensor.size // rows), self._engine.dtype)
-            k = np.asarray(inside)
-            nodes = np.asarray(self.output_idx[j])[k - place.start]
+            k = xp.asarray(inside)
+            nodes = xp.asarray(self.output_idx[j])[k - place.start]
             value = 1 if start is None else start[s][:, k - place.start].T
             seed[k - picked.start, :, nodes] = value
             seed = seed.reshape(count, *tensor.shape)

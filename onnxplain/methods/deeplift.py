@@ -233,7 +233,7 @@ class DeepSHAP(MultiplierMethod):
         """
         engine, n_ref = self._engine, len(self.data_ref[0])
         size = engine.chunk_rows(self._n_nodes)
-        goal_shift = [0.0] * len(self._selected)
+        goal_shift: list[Any] = [0.0] * len(self._selected)
         for k, part in enumerate(chunks(n_ref, size)):
             refs = self._device_rows(self.data_ref, part)
             reference = engine.forward(refs)

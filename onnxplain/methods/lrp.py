@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..arrays import Array, stabiliser
 from ..errors import RuleError
 from ..graph.graph import Node
+from ..graph.last import last_activation_nodes, last_activations
 from ..kernels.families import Linear
 from ..rules import LRP_RULES, AlphaBeta, Epsilon, Gamma, LrpRule, LrpSetting, Pass
 from ..walk import Ledger, Values, backward, relevance_step
@@ -101,8 +103,6 @@ class LRP(Method):
         return self.like == "innsight" and not self.ignore_last_act
 
     def _shifts(self) -> list[float]:
-        from ..graph.last import last_activations
-
         last = last_activations(self.converter.graph)
         return [0.5 if self._shift and last[j] in _PROBABILITIES else 0.0 for j in self._selected]
 
@@ -113,7 +113,11 @@ class LRP(Method):
 
     def _choose_rules(self) -> dict[str, LrpSetting]:
         innsight = self.like == "innsight"
-        base = LrpSetting(winner_takes_all=self.winner_takes_all, equal_shares=innsight)
+        base = LrpSetting(
+            winner_takes_all=self.winner_takes_all,
+            equal_shares=innsight,
+            elementwise_softmax=innsight,
+        )
         nodes = self._engine.graph.nodes
         keys = {node.name: _keys(node, self._engine) for node in nodes}
         known = {key for found in keys.values() for key in found} | _ALL_LAYERS
@@ -126,6 +130,9 @@ class LRP(Method):
             if isinstance(rule, Pass) and node.name in on_path:
                 _check_pass(node)
             settings[node.name] = base.with_rule(rule)
+        # Where it stands last, a softmax passes like any activation; inside it is expanded.
+        for name in last_activation_nodes(self._engine.graph, self._engine.outputs):
+            settings[name] = replace(settings[name], elementwise_softmax=True)
         return settings
 
     def _rule(self, keys: list[str]) -> LrpRule:

@@ -1,0 +1,270 @@
+"""Real public models: forward, gradients and what the methods promise, from end to end."""
+
+from functools import lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxplain as ox
+from onnxplain.errors import ModelError, UnsupportedOpError
+from onnxplain.rules import AlphaBeta, Epsilon, Gamma, Pass, ZPlus
+
+RUN = [
+    "captum-cifar",
+    "captum-titanic",
+    "deeploy-cct2-op20",
+    "deeploy-tinyvit-demo",
+    "dianna-mnist-binary",
+    "dianna-season",
+    "dnnv-convsmall",
+    "dronet",
+    "emx-kws-fp32",
+    "godot-volleyball",
+    "mb-gtsrb-fast",
+    "mb-self-attention-mnist",
+    "mnist-cntk8",
+    "superres-onnxzoo10",
+    "tract-keras-tf2",
+    "unity-sorter-attn",
+]
+# Models that need an operator without a kernel: they must name it.
+REFUSED = {
+    "conxr-mnist-quant": "ConvInteger",
+    "dtln-1": "LSTM",
+    "emx-kws-qdq": "DequantizeLinear",
+}
+# Actions are drawn at random or are indices; these are the tensors they come from.
+INNER = {"unity-sorter-attn": ("norm_logits", "norm_logits.3", "onnx::Log_171")}
+# 672 x 672 outputs and 224 x 224 x 64 activations: two pixels are explained instead of ten nodes.
+LARGE = {"superres-onnxzoo10": [[1000, 300_000]]}
+RULES = {
+    "simple": "simple",
+    "epsilon": Epsilon(0.01),
+    "alpha_beta": AlphaBeta(2),
+    "z_plus": ZPlus(),
+    "gamma": Gamma(0.25),
+    "by layer": {"Conv2D_Layer": AlphaBeta(1), "Dense": Epsilon(0.1), "BatchNorm": Pass()},
+    "first layers": None,  # w_square and flat, the nodes are looked up
+}
+
+
+@lru_cache(maxsize=4)
+def load(folder):
+    """Return a converter and the stored cases, inputs and onnxruntime's outputs."""
+    name = folder.name
+    converter = ox.convert(folder / "model.onnx", outputs=INNER.get(name))
+    cases = [dict(np.load(path)) for path in sorted(folder.glob("case_*.npz"))]
+    inputs = [[case[f"in/{spec.name}"] for spec in converter.graph.inputs] for case in cases]
+    return SimpleNamespace(name=name, folder=folder, c=converter, cases=cases, inputs=inputs)
+
+
+@pytest.fixture(params=RUN)
+def model(request, shared):
+    return load(shared / "models" / request.param)
+
+
+def rows(model, n, seed=0):
+    """Return `n` rows in float64: the cases in turn with noise, so that no two maxima are equal."""
+    rng = np.random.default_rng(seed)
+    stacked = [np.concatenate(parts) for parts in zip(*model.inputs, strict=True)]
+    picked = [x[(np.arange(n) + seed) % len(x)].astype(float) for x in stacked]
+    return [x + rng.normal(0, 0.05 * (np.ptp(x) or 1), x.shape) for x in picked]
+
+
+def options(model):
+    return {"dtype": "double", "output_idx": LARGE.get(model.name)}
+
+
+def scale(x):
+    return np.abs(x).max(initial=0) or 1.0
+
+
+def close(a, b, rtol):
+    return all(
+        np.abs(u - v).max(initial=0) <= rtol * scale(v)
+        for one, other in zip(a, b, strict=True)
+        for u, v in zip(one, other, strict=True)
+        if v is not None
+    )
+
+
+# -- forward --------------------------------------------------------------------------------------
+
+
+def test_every_model_is_in_a_table(shared):
+    assert sorted([*RUN, *REFUSED]) == sorted(p.name for p in (shared / "models").iterdir())
+
+
+def test_outputs_agree_with_onnxruntime(model):
+    if model.name in INNER:
+        pytest.skip("its outputs are drawn at random; inner tensors are compared below")
+    for case, inputs in zip(model.cases, model.inputs, strict=True):
+        for name, ours in zip(model.c.graph.outputs, model.c(inputs), strict=True):
+            stored = case[f"ort/{name}"]
+            np.testing.assert_allclose(ours, stored, rtol=0, atol=1e-4 * scale(stored))
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_inner_tensors_agree_with_onnxruntime(name, shared):
+    import onnxruntime
+
+    model = load(shared / "models" / name)
+    proto = onnx.load(model.folder / "model.onnx")
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in INNER[name])
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), settings)
+    names = [spec.name for spec in model.c.graph.inputs]
+    for inputs in model.inputs:
+        theirs = session.run(list(INNER[name]), dict(zip(names, inputs, strict=True)))
+        for ours, stored in zip(model.c(inputs), theirs, strict=True):
+            np.testing.assert_allclose(ours, stored, rtol=0, atol=1e-4 * scale(stored))
+
+
+@pytest.mark.parametrize("name, op", REFUSED.items())
+def test_models_with_an_operator_without_kernel_are_refused_by_name(name, op, shared):
+    with pytest.raises(UnsupportedOpError, match=op):
+        ox.convert(shared / "models" / name / "model.onnx")
+
+
+def test_model_with_whole_number_outputs_asks_for_inner_tensors(shared):
+    with pytest.raises(ModelError, match="outputs="):
+        ox.convert(shared / "models" / "unity-sorter-attn" / "model.onnx")
+
+
+# -- gradient -------------------------------------------------------------------------------------
+
+
+def test_gradient_agrees_with_central_differences(model):
+    """Along random directions, in float64; directions that cross a kink are drawn again."""
+    x = rows(model, 1)
+    gradient = ox.Gradient(model.c, x, **options(model))
+    rng = np.random.default_rng(1)
+    checked = 0
+    for _ in range(12):
+        v = [rng.normal(size=a.shape) * (np.ptp(a) or 1) for a in x]
+        slope = differences(model, x, v, gradient)
+        if slope is None:
+            continue
+        along = [
+            sum(np.tensordot(d[0], g[0], d[0].ndim) for d, g in zip(v, parts, strict=True)
+                if g is not None)
+            for parts in gradient.result
+        ]
+        for ours, theirs in zip(along, slope, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale(theirs))
+        checked += 1
+        if checked == 3:
+            return
+    pytest.fail(f"only {checked} directions without a kink")
+
+
+def differences(model, x, v, method, step=1e-6):
+    """Return differences of the explained nodes; None if two steps disagree: a kink was crossed."""
+
+    def central(h):
+        ahead, behind = (
+            scores(model, [a + t * d for a, d in zip(x, v, strict=True)], method) for t in (h, -h)
+        )
+        return [(f - b) / (2 * h) for f, b in zip(ahead, behind, strict=True)]
+
+    slopes = []
+    for wide, narrow in zip(central(step), central(step / 2), strict=True):
+        if np.abs(wide - narrow).max() > 3e-6 * scale(narrow):
+            return None
+        slopes.append((4 * narrow - wide) / 3)
+    return slopes
+
+
+def scores(model, x, method):
+    """Return the explained nodes of one row, before the last activation, in float64."""
+    engine = method._engine
+    return [s[0] for s in method._scores(engine.forward(x))]
+
+
+# -- additivity -----------------------------------------------------------------------------------
+
+
+def test_coverage_promises_exact_deeplift(model):
+    table = model.c.coverage("deeplift")
+    assert table.exact.all(), table[~table.exact]
+
+
+@pytest.mark.parametrize("rule", ["rescale", "reveal_cancel"])
+def test_deeplift_adds_up(model, rule):
+    reference = rows(model, 1, seed=1)
+    found = ox.DeepLift(model.c, rows(model, 2), x_ref=reference, rule_name=rule, **options(model))
+    for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
+        np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
+        assert scale(goal) > 1e-9  # something was there to be explained
+
+
+@pytest.mark.parametrize("rule", ["rescale", "reveal_cancel"])
+def test_deepshap_adds_up(model, rule):
+    n = 2 if model.name in LARGE else 4
+    found = ox.DeepSHAP(
+        model.c, rows(model, 1), data_ref=rows(model, n, seed=1), rule_name=rule, **options(model)
+    )
+    for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
+        np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
+
+
+def test_deeplift_adds_up_without_winners(model):
+    found = ox.DeepLift(
+        model.c, rows(model, 1), x_ref=rows(model, 1, seed=1), winner_takes_all=False,
+        **options(model),
+    )
+    for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
+        np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_relevance_ledger_closes_at_every_node(model, rule):
+    chosen = RULES[rule] or first_layers(model)
+    if isinstance(chosen, dict):
+        chosen = {k: v for k, v in chosen.items() if not isinstance(v, Pass) or has_norm(model)}
+    found = ox.LRP(model.c, rows(model, 1), rule_name=chosen, **options(model))
+    table = found.ledger()
+    assert len(table) > 1
+    assert table.gap.max() < 1e-9, table.sort_values("gap").tail(3)
+
+
+def has_norm(model):
+    return any(node.op == "BatchNormalization" for node in model.c.graph.nodes)
+
+
+def first_layers(model):
+    """Return w_square for the first layer of weights and flat for the second."""
+    names = [n.name for n in model.c.graph.nodes if n.op in ("Conv", "Gemm", "MatMul")
+             and sum(n.kernel.active) == 1]
+    return dict(zip(names, ("w_square", "flat"), strict=False))
+
+
+# -- independence of rows -------------------------------------------------------------------------
+
+METHODS = {
+    "gradient": (ox.Gradient, {}),
+    "lrp": (ox.LRP, {"rule_name": "epsilon"}),
+    "deeplift": (ox.DeepLift, {}),
+    "reveal_cancel": (ox.DeepLift, {"rule_name": "reveal_cancel"}),
+    "intgrad": (ox.IntegratedGradient, {"n": 3}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_do_not_depend_on_their_batch(model, method):
+    cls, own = METHODS[method]
+    n = 2 if model.name in LARGE else 3
+    x = rows(model, n)
+    settings = options(model) | own
+    together = cls(model.c, x, **settings)
+    in_chunks = cls(model.c, x, batch_size=n - 1, **settings)
+    assert close(in_chunks.result, together.result, 1e-10)
+    last = cls(model.c, [a[-1:] for a in x], **settings)
+    assert close(
+        last.result, [[a if a is None else a[-1:] for a in r] for r in together.result], 1e-10
+    )
