@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,14 +35,15 @@ def convert(
     save_model_as_dict: bool = False,
     *,
     outputs: Sequence[str] | None = None,
+    **options: Any,
 ) -> Converter:
     """Make a model ready to be explained.
 
     Parameters
     ----------
-    model : path, bytes or onnx.ModelProto
-        A model in ONNX's format; other kinds are handed to converters that installed packages
-        offer under the entry point group "onnxplain.converters".
+    model : path, bytes or onnx.ModelProto, or what an installed converter takes
+        A model in ONNX's format. Other kinds are made ONNX by converters that packages offer under
+        the entry point group "onnxplain.converters"; see Notes.
     input_dim : tuple of int, or list of those, optional
         Shapes of the inputs without batch axis. Needed where the model leaves them open, checked
         where it does not.
@@ -54,6 +56,8 @@ def convert(
         Not available for ONNX files yet.
     outputs : sequence of str, optional
         Names of tensors of the graph to take as outputs instead of the model's own.
+    **options
+        Further arguments of the converter for this kind of model.
 
     Returns
     -------
@@ -68,6 +72,13 @@ def convert(
     ShapeError
         If `input_dim` or names do not fit the model.
 
+    Notes
+    -----
+    A converter is a function `(model, *, input_dim=None, **options)` that returns an
+    `onnx.ModelProto`; labels go into its metadata as JSON under "feature_names" and "class_names".
+    The name of its entry point says what it takes: a file suffix ("rds"), "dict", or the package of
+    the model's class or one of its bases ("torch").
+
     Examples
     --------
     >>> import onnxplain as ox
@@ -79,34 +90,49 @@ def convert(
     if save_model_as_dict:
         raise ArgumentError("save_model_as_dict=True is not available for ONNX files yet")
     float_type(dtype)
+    exporter = _exporter(model)
+    if exporter is not None:
+        model = exporter(model, input_dim=input_dim, **options)
+    elif options:
+        raise ArgumentError(f"convert has no argument {next(iter(options))!r} for an ONNX model")
+    return Converter(read_model(model), input_dim, input_names, output_names, dtype, outputs)
+
+
+def _exporter(model: Any) -> Callable[..., Any] | None:
+    """Return the function that makes a model of this kind ONNX; None if it is ONNX already."""
+    kinds = _kinds(model)
+    entries = [e for e in entry_points(group="onnxplain.converters") if e.name in kinds]
+    if entries:
+        return lambda *args, **options: _call(entries[0], *args, **options)
     if isinstance(model, (str, os.PathLike, bytes)) or _is_proto(model):
-        raw = read_model(model)
-        return Converter(raw, input_dim, input_names, output_names, dtype, outputs)
-    return _by_entry_point(
-        model, input_dim=input_dim, input_names=input_names, output_names=output_names, dtype=dtype
+        return None
+    raise DtypeError(
+        f"a model of type {type(model).__module__}.{type(model).__name__} cannot be converted; "
+        "expected a path to an .onnx file, its bytes or an onnx.ModelProto"
     )
+
+
+def _kinds(model: Any) -> set[str]:
+    """Return the names under which a converter for this model may be found."""
+    if isinstance(model, (str, os.PathLike)):
+        return {PurePath(model).suffix.lower().lstrip(".")}
+    if isinstance(model, Mapping):
+        return {"dict"}
+    return {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
 
 
 def _is_proto(model: Any) -> bool:
     return type(model).__name__ == "ModelProto" and hasattr(model, "graph")
 
 
-def _by_entry_point(model: Any, **arguments: Any) -> Converter:
-    """Ask the installed converters for one whose name is the package of the model's class."""
-    packages = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
-    for entry in entry_points(group="onnxplain.converters"):
-        if entry.name in packages:
-            try:
-                return entry.load()(model, **arguments)
-            except ModuleNotFoundError as error:
-                raise MissingPackageError(
-                    f"converting from {entry.name} needs {error.name}: "
-                    f"pip install 'onnxplain[{entry.name}]'"
-                ) from error
-    raise DtypeError(
-        f"a model of type {type(model).__module__}.{type(model).__name__} cannot be converted; "
-        "expected a path to an .onnx file, its bytes or an onnx.ModelProto"
-    )
+def _call(entry: EntryPoint, *args: Any, **options: Any) -> Any:
+    try:
+        return entry.load()(*args, **options)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"converting from {entry.name} needs {error.name}: "
+            f"pip install 'onnxplain[{entry.name}]'"
+        ) from error
 
 
 class Converter:

@@ -110,16 +110,19 @@ def _one(
         raise ShapeError(f"{what} has shape {x.shape}, {name} expects {expected}{hint}")
     if not channels_first and len(dim) > 1:
         x = namespace(x).moveaxis(x, -1, 1)
-    _check_finite(x, what)
     kind = np.dtype(spec.dtype)
     if kind.kind in "iub":
+        _check_finite(x, what)
         _check_whole(x, kind, what)
-        x = x.astype(kind, copy=copy)
-    else:
-        with np.errstate(over="ignore"):
-            x = x.astype(dtype, copy=copy)
-        _check_finite(x, what, f"values too large for {dtype}", 'use dtype="double" or scale them')
-    return x
+        return x.astype(kind, copy=copy)
+    with np.errstate(over="ignore"):
+        numbers = x.astype(dtype, copy=copy)
+    if not bool(namespace(numbers).isfinite(numbers).all()):
+        _check_finite(x, what)
+        _check_finite(
+            numbers, what, f"values too large for {dtype}", 'use dtype="double" or scale them'
+        )
+    return numbers
 
 
 def _array(x: Any, what: str) -> Array:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .data import counted
 from .errors import SelectionError, ShapeError
 
 Shape = tuple[int, ...]
@@ -41,36 +43,46 @@ def given_names(names: Any, shapes: Sequence[Shape], what: str) -> list[AxisName
     Accepted are a list of labels (one layer, one axis), a list of those (one layer, several axes)
     and a list of these (several layers).
     """
-    layers = _nest(names, len(shapes))
-    found = [[[str(label) for label in axis] for axis in layer] for layer in layers]
-    counts = [tuple(len(axis) for axis in layer) for layer in found]
-    if counts != [tuple(s) for s in shapes]:
-        raise ShapeError(f"{what}_names have shapes {counts}, the model has {list(shapes)}")
-    return found
+    layers = _nest(_plain(names, f"{what}_names"), len(shapes))
+    counts = [tuple(len(axis) for axis in layer) for layer in layers]
+    labels = [label for layer in layers for axis in layer for label in axis]
+    if counts != [tuple(s) for s in shapes] or not all(isinstance(n, str) for n in labels):
+        raise ShapeError(
+            f"{what}_names have the shapes {_shown(counts)}, the model has {_shown(shapes)}"
+        )
+    return layers
 
 
-def _nest(names: Any, layers: int) -> list:
-    names = _plain(names)
+def _shown(shapes: Sequence[Shape], limit: int = 5) -> str:
+    more = ", ..." if len(shapes) > limit else ""
+    return ", ".join(str(tuple(shape)) for shape in shapes[:limit]) + more
+
+
+def _nest(names: list, layers: int) -> list:
     depth = _depth(names)
     if depth == 1:
         return [[names]]
     if depth == 2:
         # Two levels are the axes of one layer, or the single axes of several.
         return [names] if layers == 1 else [[axis] for axis in names]
-    return names
+    # An axis that is no list counts as one label, so that the counts show what is wrong.
+    return [[a if isinstance(a, list) else [a] for a in _listed(layer)] for layer in names]
 
 
-def _plain(names: Any) -> Any:
-    if isinstance(names, str):
-        return names
+def _listed(entry: Any) -> list:
+    return entry if isinstance(entry, list) else [entry]
+
+
+def _plain(names: Any, what: str, level: int = 0) -> Any:
+    """Return nested lists of strings."""
+    if isinstance(names, str) and level > 0:
+        return str(names)
     if isinstance(names, Mapping):
         names = names.values()
-    try:
-        return [_plain(n) for n in names]
-    except TypeError:
-        raise SelectionError(
-            f"names must be strings in lists, got {type(names).__name__}"
-        ) from None
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable) or level > 3:
+        came = repr(names)[:60] if isinstance(names, str) else type(names).__name__
+        raise SelectionError(f"{what} must be strings in lists (per axis, per layer), got {came}")
+    return [_plain(n, what, level + 1) for n in names]
 
 
 def _depth(names: Any) -> int:
@@ -82,7 +94,7 @@ def stored_names(metadata: Mapping[str, str], key: str, shapes: Sequence[Shape])
     try:
         names = json.loads(metadata[key])
         return given_names(names, shapes, key)
-    except (KeyError, ValueError, SelectionError):
+    except (KeyError, ValueError, RecursionError):
         return None
 
 
@@ -108,8 +120,12 @@ def select_outputs(
 ) -> list[list[int] | None]:
     """Return, per output of the model, the flat indices of the nodes to explain or None.
 
-    Without a choice these are the first ten nodes of the first output.
+    A list of nodes means the first output, a list of lists one per output. A node is a flat index,
+    or a tuple with one index per axis. Without a choice these are the first ten nodes of the first
+    output.
     """
+    if isinstance(output_idx, tuple) and len(shapes[0]) > 1:
+        output_idx = [output_idx]  # one place of an output with several axes
     by_index = _per_output(output_idx, len(shapes), "output_idx")
     by_label = _per_output(output_label, len(shapes), "output_label")
     if by_index is None and by_label is None:
@@ -120,13 +136,23 @@ def select_outputs(
     if chosen is not None and labelled is not None:
         if [_sorted(a) for a in chosen] != [_sorted(b) for b in labelled]:
             raise SelectionError(
-                f"output_idx {output_idx!r} and output_label {output_label!r} "
+                f"output_idx {_cut(output_idx)} and output_label {_cut(output_label)} "
                 "denote different nodes; give one of them"
             )
     result = chosen if chosen is not None else labelled or []
     if not any(result):
         raise SelectionError("no output node is selected; leave output_idx away for the first ten")
-    return result
+    for nodes, axes in zip(result, names, strict=True):
+        _check_once(nodes, axes)
+    return [nodes or None for nodes in result]
+
+
+def _check_once(nodes: list[int] | None, axes: AxisNames) -> None:
+    """A node explained twice would have two results under one label."""
+    twice = [n for n, count in Counter(nodes or ()).items() if count > 1]
+    if twice:
+        label = node_labels(axes)[twice[0]]
+        raise SelectionError(f"node {twice[0]} ({label}) is selected twice; name each node once")
 
 
 def _sorted(values: list[int] | None) -> list[int] | None:
@@ -137,43 +163,66 @@ def _per_output(choice: Any, n: int, what: str) -> list | None:
     """Return a list with one entry per output; a plain list of nodes means the first output."""
     if choice is None:
         return None
-    if isinstance(choice, (str, int, np.integer)):
-        choice = [choice]
-    choice = list(choice)
-    nested = any(c is None or isinstance(c, (list, np.ndarray, range)) for c in choice)
+    if isinstance(choice, (Mapping, set, frozenset, bytes)):
+        raise SelectionError(
+            f"{what} is of type {type(choice).__name__}; give a node, a list of nodes, or a list "
+            "of lists with one per output"
+        )
+    choice = list(choice) if _is_listing(choice) or isinstance(choice, tuple) else [choice]
+    nested = any(c is None or _is_listing(c) for c in choice)
     layers = choice if nested else [choice]
     if len(layers) > n:
-        raise SelectionError(f"{what} has {len(layers)} entries, the model has {n} outputs")
-    return [None if c is None else list(np.atleast_1d(c) if not isinstance(c, list) else c)
-            for c in layers] + [None] * (n - len(layers))
+        raise SelectionError(
+            f"{what} has {len(layers)} entries, "
+            f"the model has {counted(n, 'output')}"
+        )
+    return [_nodes(c) for c in layers] + [None] * (n - len(layers))
+
+
+def _is_listing(choice: Any) -> bool:
+    """Tell a list of nodes from a node; tuples and texts are nodes."""
+    single = isinstance(choice, (str, bytes, tuple)) or getattr(choice, "ndim", 1) == 0
+    return isinstance(choice, Iterable) and not single
+
+
+def _nodes(layer: Any) -> list | None:
+    if layer is None:
+        return None
+    return list(layer) if _is_listing(layer) else [layer]
 
 
 def _indices(layers: list, shapes: Sequence[Shape]) -> list[list[int] | None]:
     return [
-        None if layer is None else [_flat_index(i, shape, j) for i in layer]
+        None if layer is None else [_flat_index(i, shape, f"output {j}") for i in layer]
         for j, (layer, shape) in enumerate(zip(layers, shapes, strict=True))
     ]
 
 
-def _flat_index(index: Any, shape: Shape, output: int) -> int:
+def _flat_index(index: Any, shape: Shape, output: str) -> int:
     n = math.prod(shape)
     if isinstance(index, tuple):
         if len(index) == len(shape) and all(
-            isinstance(i, (int, np.integer)) and 0 <= i < m for i, m in zip(index, shape, strict=True)
+            _is_whole(i) and 0 <= i < m for i, m in zip(index, shape, strict=True)
         ):
             return int(np.ravel_multi_index(index, shape))
-        raise SelectionError(f"output_idx {index} denotes no node of an output of shape {shape}")
-    if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
         raise SelectionError(
-            f"output_idx must hold whole numbers from 0 to {n - 1}, got {index!r}; "
+            f"output_idx {_cut(index)} denotes no node of {output} of shape {shape}; "
+            "give one index per axis, from 0"
+        )
+    if not _is_whole(index):
+        raise SelectionError(
+            f"output_idx must hold whole numbers from 0 to {n - 1}, got {_cut(index)}; "
             "names go into output_label"
         )
     if not 0 <= index < n:
         raise SelectionError(
-            f"output_idx {index} is out of range: output {output} has {n} nodes, "
-            f"0 to {n - 1}"
+            f"output_idx {index} is out of range: {output} has {n} nodes, 0 to {n - 1}"
         )
     return int(index)
+
+
+def _is_whole(index: Any) -> bool:
+    return isinstance(index, (int, np.integer)) and not isinstance(index, bool)
 
 
 def _labelled(layers: list, names: Sequence[AxisNames]) -> list[list[int] | None]:
@@ -184,7 +233,21 @@ def _labelled(layers: list, names: Sequence[AxisNames]) -> list[list[int] | None
 
 
 def _label_index(label: Any, labels: list[str]) -> int:
-    if not isinstance(label, str) or label not in labels:
-        shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-        raise SelectionError(f"output_label {label!r} is unknown; the labels are {shown}")
+    if not isinstance(label, str):
+        raise SelectionError(
+            f"output_label must hold names, got {_cut(label)}; numbers go into output_idx"
+        )
+    count = labels.count(label)
+    if count == 0:
+        shown = ", ".join(n[:30] for n in labels[:6]) + (", ..." if len(labels) > 6 else "")
+        raise SelectionError(f"output_label {_cut(label)} is unknown; the labels are {shown}")
+    if count > 1:
+        raise SelectionError(
+            f"output_label {_cut(label)} is the name of {count} nodes; choose by output_idx"
+        )
     return labels.index(label)
+
+
+def _cut(value: Any, length: int = 60) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -278,7 +278,7 @@ SELECTION = {
         r"3 entries.*2 outputs"),
     "index beyond the second output": (
         lambda: ox.LRP(TWO, [A, B], output_idx=[None, [2]]), SelectionError,
-        r"output_idx 2.*output 'v'.*2 nodes"),
+        r"output_idx 2.*output 1 has 2 nodes"),
     "place outside the output": (
         lambda: ox.Gradient(IMAGE, PIXELS, output_idx=[(0, 5, 0)]), SelectionError,
         r"\(0, 5, 0\).*\(3, 2, 3\)"),

@@ -494,7 +494,7 @@ IRIS = {
     },
 }
 SPECIES = ["setosa", "versicolor", "virginica"]
-UNIT = 2**-24  # half the distance of float32 numbers below 1
+UNIT = 2**-24  # the distance of float32 numbers below 1
 
 
 @pytest.fixture(scope="module")
@@ -516,7 +516,7 @@ def iris_weights(golden):
 
 
 def slope_errors(weights, x):
-    """Bound what 1 - s costs where s, a sigmoid, is rounded to float32: (rows, features, 3).
+    """Bound what a unit of float32 in a sigmoid s does to gradient x input: (rows, features, 3).
 
     The printed gradients use the slope s (1 - s), so that a nearly saturated unit keeps few digits
     of it. onnxplain takes s(x) s(-x), which keeps all.
@@ -534,16 +534,19 @@ def test_iris_printed_gradient_times_input(iris_net, iris_weights, scaled_iris, 
     assert (gap <= slope_errors(iris_weights, x)[..., k]).all()
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("species", ["setosa", "virginica"])
-def test_iris_printed_gradient_times_input_with_slopes_rounded_as_printed(
-    golden, iris_weights, scaled_iris, species
-):
-    first, last = iris_weights
-    x, k = scaled_iris[[0, 9]], SPECIES.index(species)
-    z = x @ first.T + golden["iris_4_10_3_seed45"]["layers"][0]["bias"]
-    s = (1 / (1 + np.exp(-z))).astype(np.float32)
-    got = x * ((s * (1 - s) * last[k]) @ first)
-    np.testing.assert_allclose(got, IRIS[f"gradient x input, {species}"], rtol=5e-7, atol=6e-7)
+def test_iris_printed_gradient_times_input_has_the_errors_of_torch(golden, scaled_iris, species):
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(scaled_iris[[0, 9]], dtype=torch.float32, requires_grad=True)
+    y = x
+    for layer in golden["iris_4_10_3_seed45"]["layers"]:
+        weight, bias = (torch.tensor(layer[k], dtype=torch.float32) for k in ("weight", "bias"))
+        score = y @ weight.T + bias
+        y = torch.sigmoid(score)
+    score[:, SPECIES.index(species)].sum().backward()
+    got = (x.grad * x).detach().numpy()
+    np.testing.assert_allclose(got, IRIS[f"gradient x input, {species}"], rtol=3e-7, atol=6e-7)
 
 
 @pytest.mark.parametrize("dtype", ["float", "double"])
