@@ -74,9 +74,7 @@ def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) 
                 row[what] = row.get(what, 0.0) + _sum(amount, count)
             row["gap"] = max(row["gap"], float(np.max(np.abs(_rows(entry.gap, count)), initial=0)))
     table = pd.DataFrame(list(rows.values()))
-    first = [c for c in ("node", "op", "rule", "incoming", "outgoing") if c in table]
-    rest = [c for c in table.columns if c not in (*first, "gap")]
-    return table[[*first, *rest, "gap"]].fillna(0.0)
+    return table.reindex(columns=[c for c in table if c != "gap"] + ["gap"]).fillna(0.0)
 
 
 def _empty_row(entry: Any, rules: Mapping[str, str]) -> dict[str, Any]:

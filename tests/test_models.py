@@ -37,8 +37,12 @@ REFUSED = {
 }
 # Actions are drawn at random or are indices; these are the tensors they come from.
 INNER = {"unity-sorter-attn": ("norm_logits", "norm_logits.3", "onnx::Log_171")}
-# 672 x 672 outputs and 224 x 224 x 64 activations: two pixels are explained instead of ten nodes.
-LARGE = {"superres-onnxzoo10": [[1000, 300_000]]}
+# Where the path to the outputs has a step, which DeepLIFT cannot explain: the report says so.
+# The step (a mask of padded entities) is the same at input and reference here.
+STEPS = {"unity-sorter-attn": ["Less"]}
+# A fully convolutional model of 224 x 224 pixels: its forward pass is tested at full size, the
+# rest on an image of 28 x 28, with the same weights.
+SHRUNK = {"superres-onnxzoo10": 8}
 RULES = {
     "simple": "simple",
     "epsilon": Epsilon(0.01),
@@ -60,9 +64,36 @@ def load(folder):
     return SimpleNamespace(name=name, folder=folder, c=converter, cases=cases, inputs=inputs)
 
 
+@lru_cache(maxsize=1)
+def shrink(folder, factor):
+    """Return a fully convolutional model and its cases for images smaller by a factor."""
+    model = load(folder)
+    proto = onnx.load(folder / "model.onnx")
+    _, _, height, width = next(iter(model.inputs))[0].shape
+    for value in (*proto.graph.input, *proto.graph.output):
+        for d in value.type.tensor_type.shape.dim:
+            d.dim_value = d.dim_value if d.dim_value < height else d.dim_value // factor
+    for node in proto.graph.node:
+        if node.op_type == "Constant":  # shapes of the Reshape nodes
+            shape = onnx.numpy_helper.to_array(node.attribute[0].t)
+            smaller = np.where(shape < height, shape, shape // factor)
+            node.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(smaller))
+    cut = np.s_[:, :, height // 2 :, width // 2 :]
+    inputs = [[x[cut][..., : height // factor, : width // factor] for x in c] for c in model.inputs]
+    return SimpleNamespace(name=model.name, c=ox.convert(proto), inputs=inputs)
+
+
+@pytest.fixture(params=RUN)
+def full_model(request, shared):
+    return load(shared / "models" / request.param)
+
+
 @pytest.fixture(params=RUN)
 def model(request, shared):
-    return load(shared / "models" / request.param)
+    folder = shared / "models" / request.param
+    if request.param in SHRUNK:
+        return shrink(folder, SHRUNK[request.param])
+    return load(folder)
 
 
 def rows(model, n, seed=0):
@@ -70,11 +101,7 @@ def rows(model, n, seed=0):
     rng = np.random.default_rng(seed)
     stacked = [np.concatenate(parts) for parts in zip(*model.inputs, strict=True)]
     picked = [x[(np.arange(n) + seed) % len(x)].astype(float) for x in stacked]
-    return [x + rng.normal(0, 0.05 * (np.ptp(x) or 1), x.shape) for x in picked]
-
-
-def options(model):
-    return {"dtype": "double", "output_idx": LARGE.get(model.name)}
+    return [x + rng.normal(0, 0.05 * np.ptp(x), x.shape) for x in picked]
 
 
 def scale(x):
@@ -97,7 +124,8 @@ def test_every_model_is_in_a_table(shared):
     assert sorted([*RUN, *REFUSED]) == sorted(p.name for p in (shared / "models").iterdir())
 
 
-def test_outputs_agree_with_onnxruntime(model):
+def test_outputs_agree_with_onnxruntime(full_model):
+    model = full_model
     if model.name in INNER:
         pytest.skip("its outputs are drawn at random; inner tensors are compared below")
     for case, inputs in zip(model.cases, model.inputs, strict=True):
@@ -142,11 +170,11 @@ def test_model_with_whole_number_outputs_asks_for_inner_tensors(shared):
 def test_gradient_agrees_with_central_differences(model):
     """Along random directions, in float64; directions that cross a kink are drawn again."""
     x = rows(model, 1)
-    gradient = ox.Gradient(model.c, x, **options(model))
+    gradient = ox.Gradient(model.c, x, dtype="double")
     rng = np.random.default_rng(1)
     checked = 0
     for _ in range(12):
-        v = [rng.normal(size=a.shape) * (np.ptp(a) or 1) for a in x]
+        v = [rng.normal(0, 0.1 * (np.ptp(a) or 1), a.shape) for a in x]
         slope = differences(model, x, v, gradient)
         if slope is None:
             continue
@@ -189,25 +217,24 @@ def scores(model, x, method):
 # -- additivity -----------------------------------------------------------------------------------
 
 
-def test_coverage_promises_exact_deeplift(model):
-    table = model.c.coverage("deeplift")
-    assert table.exact.all(), table[~table.exact]
+def test_coverage_promises_exact_deeplift(full_model):
+    table = full_model.c.coverage("deeplift")
+    assert list(table[~table.exact].op) == STEPS.get(full_model.name, [])
 
 
 @pytest.mark.parametrize("rule", ["rescale", "reveal_cancel"])
 def test_deeplift_adds_up(model, rule):
     reference = rows(model, 1, seed=1)
-    found = ox.DeepLift(model.c, rows(model, 2), x_ref=reference, rule_name=rule, **options(model))
+    found = ox.DeepLift(model.c, rows(model, 2), x_ref=reference, rule_name=rule, dtype="double")
     for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
         np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
-        assert scale(goal) > 1e-9  # something was there to be explained
+    assert max(map(scale, found.decomp_goal)) > 1e-6  # there was something to be explained
 
 
 @pytest.mark.parametrize("rule", ["rescale", "reveal_cancel"])
 def test_deepshap_adds_up(model, rule):
-    n = 2 if model.name in LARGE else 4
     found = ox.DeepSHAP(
-        model.c, rows(model, 1), data_ref=rows(model, n, seed=1), rule_name=rule, **options(model)
+        model.c, rows(model, 1), data_ref=rows(model, 4, seed=1), rule_name=rule, dtype="double"
     )
     for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
         np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
@@ -216,7 +243,7 @@ def test_deepshap_adds_up(model, rule):
 def test_deeplift_adds_up_without_winners(model):
     found = ox.DeepLift(
         model.c, rows(model, 1), x_ref=rows(model, 1, seed=1), winner_takes_all=False,
-        **options(model),
+        dtype="double",
     )
     for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
         np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9)
@@ -227,7 +254,7 @@ def test_relevance_ledger_closes_at_every_node(model, rule):
     chosen = RULES[rule] or first_layers(model)
     if isinstance(chosen, dict):
         chosen = {k: v for k, v in chosen.items() if not isinstance(v, Pass) or has_norm(model)}
-    found = ox.LRP(model.c, rows(model, 1), rule_name=chosen, **options(model))
+    found = ox.LRP(model.c, rows(model, 1), rule_name=chosen, dtype="double")
     table = found.ledger()
     assert len(table) > 1
     assert table.gap.max() < 1e-9, table.sort_values("gap").tail(3)
@@ -258,11 +285,10 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_do_not_depend_on_their_batch(model, method):
     cls, own = METHODS[method]
-    n = 2 if model.name in LARGE else 3
-    x = rows(model, n)
-    settings = options(model) | own
+    x = rows(model, 3)
+    settings = {"dtype": "double"} | own
     together = cls(model.c, x, **settings)
-    in_chunks = cls(model.c, x, batch_size=n - 1, **settings)
+    in_chunks = cls(model.c, x, batch_size=2, **settings)
     assert close(in_chunks.result, together.result, 1e-10)
     last = cls(model.c, [a[-1:] for a in x], **settings)
     assert close(

@@ -163,7 +163,7 @@ def _free_reshapes(
 def _freed(
     graph: Graph, node: Node, free: Callable[[list[int]], list[int] | None]
 ) -> list[int] | None:
-    shape = constant_value(graph, node.inputs[1]) if len(node.inputs) > 1 else None
+    shape = constant_value(graph, node.input(1))
     allowzero = node.attributes.get("allowzero", 0)
     if shape is None or allowzero or node.inputs[0] not in graph.active:
         return None

@@ -425,21 +425,21 @@ def _per_channel(v: np.ndarray, n: int, rank: int, last: bool) -> np.ndarray | N
 
 def _fits(draft: Draft, layer: Node, n: int) -> bool:
     """Tell whether the bias of a layer, if any, is one number per channel."""
-    return len(layer.inputs) < 3 or draft.weights[layer.inputs[2]].size in (1, n)
+    bias = draft.constant(layer.input(2))
+    return bias is None or bias.size in (1, n)
 
 
 def _scaled(draft: Draft, layer: Node, node: Node, factor: Any, offset: Any) -> Node:
     """Return the layer with factor and offset per channel in its weights."""
-    w = draft.weights[layer.inputs[1]]
-    b = draft.weights[layer.inputs[2]] if len(layer.inputs) > 2 and layer.inputs[2] else None
-    name = layer.inputs[1]
+    name = layer.input(1)
+    w, b = draft.weights[name], draft.constant(layer.input(2))
     if not np.all(factor == 1):
         name = draft.add_weight(f"{name}*{node.name}", _scale_weight(layer, w, factor))
     bias = offset if b is None else _channel_bias(b, factor) * factor + offset
     bias_name = draft.add_weight(f"{node.name}.bias", np.asarray(bias).astype(w.dtype))
     return replace(
         layer,
-        inputs=(layer.inputs[0], name, bias_name),
+        inputs=(layer.input(0), name, bias_name),
         outputs=node.outputs,
         joined=_names(layer, node),
     )
@@ -466,11 +466,9 @@ def _scale_weight(layer: Node, w: np.ndarray, factor: np.ndarray) -> np.ndarray:
 def _affine_chain(draft: Draft, node: Node) -> bool:
     """Join two affine maps by constants in a row into one."""
     outer = as_affine(draft, node)
-    if outer is None or not draft.alone(outer[0]):
-        return False
-    before = draft.producer.get(outer[0])
-    inner = as_affine(draft, before) if before is not None else None
-    if inner is None:
+    before = draft.producer.get(outer[0]) if outer else None
+    inner = as_affine(draft, before) if before else None
+    if outer is None or before is None or inner is None or not draft.alone(outer[0]):
         return False
     x, w, b = inner[0], inner[1] * outer[1], inner[2] * outer[1] + outer[2]
     names = (draft.add_weight(f"{node.name}.w", w), draft.add_weight(f"{node.name}.b", b))

@@ -35,6 +35,10 @@ class Node:
         op = f"{self.domain}.{self.op}" if self.domain else self.op
         return f"node '{self.name}' ({op}, opset {self.opset})"
 
+    def input(self, i: int) -> str:
+        """Return the name of input `i`, "" where it is left away."""
+        return self.inputs[i] if i < len(self.inputs) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:

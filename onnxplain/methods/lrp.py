@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -149,9 +150,8 @@ class LRP(Method):
         return self._with_parameter(rule, _lookup(self.rule_param, keys, None))
 
     def _with_parameter(self, name: str, value: Any) -> LrpRule:
-        if value is not None and (
-            isinstance(value, (bool, str)) or not np.isscalar(value) or not np.isfinite(value)
-        ):
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
             raise RuleError(f"rule_param must be a number, got {value!r}")
         if name == "epsilon" and self.like == "innsight":
             tiny = stabiliser(self._engine.dtype)
