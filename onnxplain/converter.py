@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import PurePath
@@ -14,7 +16,18 @@ import numpy as np
 from . import names as naming
 from .arrays import Array, is_float
 from .data import float_type, prepare
-from .errors import ArgumentError, DtypeError, MissingPackageError, ModelError, ShapeError
+from .errors import (
+    ArgumentError,
+    DtypeError,
+    MissingPackageError,
+    ModelError,
+    SelectionError,
+    ShapeError,
+    UnknownArgumentError,
+    counted,
+    listed,
+    shown,
+)
 from .graph.batch import examine
 from .graph.graph import Graph, build
 from .graph.last import without_last_activation
@@ -24,6 +37,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Shape = tuple[int, ...]
+
+# Larger rows than this come from files that lie about their sizes.
+MAX_INPUT_ELEMENTS = 2**28
 
 
 def convert(
@@ -87,14 +103,20 @@ def convert(
     >>> converter.input_dim, converter.output_dim
     ([(1, 8, 8)], [(10,)])
     """
-    if save_model_as_dict:
+    if save_model_as_dict is not False:
+        if save_model_as_dict is not True:
+            raise ArgumentError(
+                f"save_model_as_dict must be True or False, got {shown(save_model_as_dict)}"
+            )
         raise ArgumentError("save_model_as_dict=True is not available for ONNX files yet")
     float_type(dtype)
     exporter = _exporter(model)
     if exporter is not None:
         model = exporter(model, input_dim=input_dim, **options)
     elif options:
-        raise ArgumentError(f"convert has no argument {next(iter(options))!r} for an ONNX model")
+        raise UnknownArgumentError(
+            f"convert has no argument {next(iter(options))!r} for an ONNX model"
+        )
     return Converter(read_model(model), input_dim, input_names, output_names, dtype, outputs)
 
 
@@ -104,10 +126,16 @@ def _exporter(model: Any) -> Callable[..., Any] | None:
     entries = [e for e in entry_points(group="onnxplain.converters") if e.name in kinds]
     if entries:
         return lambda *args, **options: _call(entries[0], *args, **options)
-    if isinstance(model, (str, os.PathLike, bytes)) or _is_proto(model):
+    if isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_proto(model):
         return None
+    if isinstance(model, Converter):
+        raise DtypeError("the model is a Converter already; hand it to a method, LRP(model, data)")
+    came = type(model)
+    what = f"the class {model.__name__}" if isinstance(model, type) else (
+        f"a model of type {came.__module__}.{came.__name__}".replace("type builtins.", "type ")
+    )
     raise DtypeError(
-        f"a model of type {type(model).__module__}.{type(model).__name__} cannot be converted; "
+        f"{what} cannot be converted; "
         "expected a path to an .onnx file, its bytes or an onnx.ModelProto"
     )
 
@@ -168,13 +196,13 @@ class Converter:
         self.model_as_dict = None
         self.model_hash = raw.sha256
         self.input_dim = _input_shapes(raw.inputs, input_dim)
-        wanted = list(outputs) if outputs is not None else _float_outputs(raw)
+        wanted = _float_outputs(raw) if outputs is None else _tensor_names(outputs)
         graph, self.trial = examine(build(raw, outputs=wanted), self.input_dim)
         explained = [name for name in wanted if name in graph.active]
         if not explained:
             raise ModelError(
-                f"no output of the model ({', '.join(o.name for o in raw.outputs)}) depends on its "
-                "float inputs in a way that can be explained; choose inner tensors, "
+                f"none of the outputs {listed(wanted)} depends on the float inputs of the model "
+                "in a way that can be explained; choose inner tensors, "
                 "convert(model, outputs=[...])"
             )
         self.graph = replace(graph, outputs=tuple(explained))
@@ -220,8 +248,9 @@ class Converter:
         >>> ox.convert(MODEL)(np.zeros((2, 1, 8, 8)))[0].shape
         (2, 10)
         """
-        from .methods.base import Engine
+        from .methods.base import Engine, check_flags
 
+        check_flags(channels_first=channels_first)
         dtype = float_type(self.dtype)
         arrays = prepare(data, self.graph.inputs, self.input_dim, dtype, channels_first)
         return Engine(self, dtype, batch_size=batch_size).predict(arrays)
@@ -276,16 +305,35 @@ def _float_outputs(raw: RawModel) -> list[str]:
     found = [o.name for o in raw.outputs if is_float(o.dtype)]
     if not found:
         raise ModelError(
-            f"the model has no output of a float type, only {', '.join(o.name for o in raw.outputs)}"
-            "; choose inner tensors, convert(model, outputs=[...])"
+            f"the model has no output of a float type, only {listed(o.name for o in raw.outputs)}; "
+            "choose inner tensors, convert(model, outputs=[...])"
         )
     return found
+
+
+def _tensor_names(outputs: Any) -> list[str]:
+    """Check the names of tensors that a user wants as outputs."""
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise SelectionError(
+            f"outputs must be a list of names of tensors, such as ['y'], got {shown(outputs)}"
+        )
+    names = list(outputs)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise SelectionError(f"outputs must be names of tensors, at least one, got {shown(names)}")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SelectionError(f"outputs names {shown(twice[0])} twice; name each tensor once")
+    return names
 
 
 def _input_shapes(specs: Sequence[ValueSpec], given: Any) -> list[Shape]:
     """Return the shapes of the inputs without batch axis, from the model and the user."""
     if not any(is_float(s.dtype) for s in specs):
-        raise ModelError("the model has no input of a float type, nothing can be explained")
+        came = listed(f"{s.name} ({s.dtype})" for s in specs) or "there is no input at all"
+        raise ModelError(
+            f"the model has no input of a float type: {came}; "
+            "cut it behind what turns its inputs into numbers, and export that part"
+        )
     shapes = _given_shapes(given, len(specs))
     return [_one_shape(spec, shape) for spec, shape in zip(specs, shapes, strict=True)]
 
@@ -294,23 +342,38 @@ def _given_shapes(given: Any, n: int) -> list[Shape | None]:
     if given is None:
         return [None] * n
     try:
-        single = all(np.ndim(g) == 0 for g in given)
-        layers = [tuple(given)] if single else [tuple(g) for g in given]
-        shapes = [tuple(_dimension(v) for v in layer) for layer in layers]
+        entries = list(given)
+        single = not any(isinstance(e, Iterable) and not isinstance(e, str) for e in entries)
+        layers = [entries] if single else [list(e) for e in entries]
     except TypeError:
-        raise ShapeError(f"input_dim must be a tuple of whole numbers, got {given!r}") from None
-    if len(shapes) != n:
-        raise ShapeError(f"input_dim has {len(shapes)} shapes, the model has {n} inputs")
-    return shapes
+        raise ShapeError(
+            "input_dim must be a tuple of whole numbers, or a list of tuples, one per input; "
+            f"got {shown(given)}"
+        ) from None
+    if len(layers) != n:
+        raise ShapeError(
+            f"input_dim has {counted(len(layers), 'shape')}, the model has {counted(n, 'input')}"
+        )
+    return [tuple(_dimension(v) for v in layer) for layer in layers]
 
 
 def _dimension(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ShapeError(f"input_dim must hold whole numbers > 0, got {value!r}")
+        raise ShapeError(f"input_dim must hold whole numbers > 0, got {shown(value)}")
     return int(value)
 
 
 def _one_shape(spec: ValueSpec, given: Shape | None) -> Shape:
+    shape = _resolved(spec, given)
+    if not 0 < math.prod(shape) <= MAX_INPUT_ELEMENTS:
+        raise ShapeError(
+            f"input '{spec.name}' has {math.prod(shape)} elements per row, shape {shape}; "
+            f"expected 1 to {MAX_INPUT_ELEMENTS:,}"
+        )
+    return shape
+
+
+def _resolved(spec: ValueSpec, given: Shape | None) -> Shape:
     if spec.shape is None:
         if given is None:
             raise ShapeError(f"the model leaves the shape of input '{spec.name}' open: give input_dim")
@@ -324,16 +387,23 @@ def _one_shape(spec: ValueSpec, given: Shape | None) -> Shape:
         open_axes = [d for d in declared if not isinstance(d, int)]
         if open_axes:
             raise ShapeError(
-                f"input '{spec.name}' has shape {spec.shape}: give input_dim for its open axes"
+                f"input '{spec.name}' has shape {_declared(spec)}: give input_dim for its open "
+                "axes, without the batch axis"
             )
         return tuple(declared)
     fits = len(given) == len(declared) and all(
         not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=False)
     )
     if not fits:
+        hint = "; give it without the batch axis" if len(given) == len(spec.shape) else ""
         raise ShapeError(
-            f"input_dim {given} does not fit input '{spec.name}' of shape {spec.shape}"
+            f"input_dim {given} does not fit input '{spec.name}' of shape {_declared(spec)}{hint}"
         )
     return given
+
+
+def _declared(spec: ValueSpec) -> str:
+    sizes = ["?" if size is None else repr(size) for size in spec.shape or ()]
+    return f"({', '.join(sizes)})"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import to_host
-from .errors import ArgumentError
+from .errors import ArgumentError, shown
 from .walk import Ledger
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def walk_of(method: str) -> str:
     key = str(method).lower().removeprefix("run_").replace("_", "")
     if key not in _OF_METHOD:
         raise ArgumentError(
-            f"no method {method!r}; known are {', '.join(sorted(_OF_METHOD))}"
+            f"no method {shown(method)}; known are {', '.join(sorted(_OF_METHOD))}"
         )
     return _OF_METHOD[key]
 
@@ -60,6 +60,9 @@ def coverage(converter: Converter, method: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_COLUMNS = ("node", "op", "rule", "incoming", "outgoing", "gap")
+
+
 def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) -> pd.DataFrame:
     """Add the books of all chunks up; sums over instances and explained nodes, gaps as maxima."""
     import pandas as pd
@@ -72,9 +75,12 @@ def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) 
             row["outgoing"] += _sum(entry.went, count)
             for what, amount in entry.absorbed.items():
                 row[what] = row.get(what, 0.0) + _sum(amount, count)
-            row["gap"] = max(row["gap"], float(np.max(np.abs(_rows(entry.gap, count)), initial=0)))
+            gap = np.max(np.abs(_rows(entry.gap, count)), initial=0)
+            row["gap"] = float(np.maximum(row["gap"], gap))  # NaN stays to be seen
     table = pd.DataFrame(list(rows.values()))
-    return table.reindex(columns=[c for c in table if c != "gap"] + ["gap"]).fillna(0.0)
+    absorbed = [c for c in table if c not in _COLUMNS]
+    table[absorbed] = table[absorbed].fillna(0.0)
+    return table.reindex(columns=[c for c in table if c != "gap"] + ["gap"])
 
 
 def _empty_row(entry: Any, rules: Mapping[str, str]) -> dict[str, Any]:

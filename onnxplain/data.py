@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .arrays import Array, is_device, namespace
-from .errors import ArgumentError, DataError, DtypeError, ShapeError
+from .errors import ArgumentError, DataError, DtypeError, ShapeError, counted, listed, shown
 
 Shape = tuple[int, ...]
 _DTYPES = {"float": np.float32, "double": np.float64}
@@ -22,7 +22,7 @@ def float_type(dtype: Any) -> np.dtype:
         found = None
     # NumPy takes None for float64; here it is more likely a slip.
     if dtype is None or found not in (np.float32, np.float64, np.float16):
-        raise DtypeError(f'dtype must be "float", "double" or a NumPy float type, got {dtype!r}')
+        raise DtypeError(f'dtype must be "float", "double" or a NumPy float type, got {shown(dtype)}')
     return found
 
 
@@ -48,7 +48,7 @@ def prepare(
     if len(arrays) != len(input_dim):
         raise DataError(
             f"{what} holds {counted(len(arrays), 'array')}, the model has "
-            f"{counted(len(input_dim), 'input')}: {', '.join(s.name for s in specs)}; "
+            f"{counted(len(input_dim), 'input')}: {listed(s.name for s in specs)}; "
             "give a list with one array per input"
         )
     ready = [
@@ -63,11 +63,6 @@ def prepare(
     return ready
 
 
-def counted(n: int, noun: str) -> str:
-    """Return "1 input", "2 inputs"."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def _as_list(data: Any, specs: Sequence[Any], what: str) -> list[Any]:
     if data is None:
         raise ArgumentError(f"{what} is missing; give an array with one row per instance")
@@ -75,23 +70,18 @@ def _as_list(data: Any, specs: Sequence[Any], what: str) -> list[Any]:
         names = [s.name for s in specs]
         missing = [name for name in names if name not in data]
         if missing:
-            keys = f"its keys are {_shortened(data)}" if data else "it is empty"
-            raise DataError(f"{what} has no entry {missing[0]!r}; {keys}")
+            keys = f"its keys are {listed(data)}" if data else "it is empty"
+            raise DataError(f"{what} has no entry {shown(missing[0])}; {keys}")
         unknown = [key for key in data if key not in names]
         if unknown:
             raise DataError(
-                f"{what} has an entry {unknown[0]!r}, which is no input of the model; "
-                f"its inputs are {_shortened(names)}"
+                f"{what} has an entry {shown(unknown[0])}, which is no input of the model; "
+                f"its inputs are {listed(names)}"
             )
         return [data[s.name] for s in specs]
     if isinstance(data, (list, tuple)) and (len(specs) > 1 or _holds_arrays(data)):
         return list(data)
     return [data]
-
-
-def _shortened(words: Iterable[Any], limit: int = 10) -> str:
-    words = [str(word)[:40] for word in words]
-    return ", ".join(words[:limit]) + (", ..." if len(words) > limit else "")
 
 
 def _holds_arrays(data: Sequence[Any]) -> bool:

@@ -1,5 +1,10 @@
 """The package's own exceptions: every error a user can cause derives from `OnnxplainError`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 
 class OnnxplainError(Exception):
     """Base of all errors that onnxplain raises on purpose."""
@@ -51,3 +56,24 @@ class DeviceError(OnnxplainError, RuntimeError):
 
 class MissingPackageError(OnnxplainError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+# -- words for messages, which stay short whatever a user or a file hands in ------------------------
+
+
+def counted(n: int, noun: str) -> str:
+    """Return "1 input", "2 inputs"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(words: Iterable[Any], limit: int = 6, length: int = 30) -> str:
+    """Return the first words, cut where they are long."""
+    words = [str(word) for word in words]
+    shown = [w if len(w) <= length else w[: length - 3] + "..." for w in words[:limit]]
+    return ", ".join([*shown, "..."] if len(words) > limit else shown)
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """Return a value as it is written in code, on one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import counted
-from .errors import SelectionError, ShapeError
+from .errors import SelectionError, ShapeError, counted, listed, shown
 
 Shape = tuple[int, ...]
 AxisNames = list[list[str]]  # labels of every axis of one input or output
@@ -48,14 +47,10 @@ def given_names(names: Any, shapes: Sequence[Shape], what: str) -> list[AxisName
     labels = [label for layer in layers for axis in layer for label in axis]
     if counts != [tuple(s) for s in shapes] or not all(isinstance(n, str) for n in labels):
         raise ShapeError(
-            f"{what}_names have the shapes {_shown(counts)}, the model has {_shown(shapes)}"
+            f"{what}_names have the shapes {listed(counts)}; the model has "
+            f"{listed(map(tuple, shapes))}"
         )
     return layers
-
-
-def _shown(shapes: Sequence[Shape], limit: int = 5) -> str:
-    more = ", ..." if len(shapes) > limit else ""
-    return ", ".join(str(tuple(shape)) for shape in shapes[:limit]) + more
 
 
 def _nest(names: list, layers: int) -> list:
@@ -136,7 +131,7 @@ def select_outputs(
     if chosen is not None and labelled is not None:
         if [_sorted(a) for a in chosen] != [_sorted(b) for b in labelled]:
             raise SelectionError(
-                f"output_idx {_cut(output_idx)} and output_label {_cut(output_label)} "
+                f"output_idx {shown(output_idx)} and output_label {shown(output_label)} "
                 "denote different nodes; give one of them"
             )
     result = chosen if chosen is not None else labelled or []
@@ -206,12 +201,12 @@ def _flat_index(index: Any, shape: Shape, output: str) -> int:
         ):
             return int(np.ravel_multi_index(index, shape))
         raise SelectionError(
-            f"output_idx {_cut(index)} denotes no node of {output} of shape {shape}; "
+            f"output_idx {shown(index)} denotes no node of {output} of shape {shape}; "
             "give one index per axis, from 0"
         )
     if not _is_whole(index):
         raise SelectionError(
-            f"output_idx must hold whole numbers from 0 to {n - 1}, got {_cut(index)}; "
+            f"output_idx must hold whole numbers from 0 to {n - 1}, got {shown(index)}; "
             "names go into output_label"
         )
     if not 0 <= index < n:
@@ -227,27 +222,21 @@ def _is_whole(index: Any) -> bool:
 
 def _labelled(layers: list, names: Sequence[AxisNames]) -> list[list[int] | None]:
     return [
-        None if layer is None else [_label_index(v, node_labels(axes)) for v in layer]
-        for layer, axes in zip(layers, names, strict=True)
+        None if layer is None else [_label_index(v, labels) for v in layer]
+        for layer, labels in zip(layers, map(node_labels, names), strict=True)
     ]
 
 
 def _label_index(label: Any, labels: list[str]) -> int:
     if not isinstance(label, str):
         raise SelectionError(
-            f"output_label must hold names, got {_cut(label)}; numbers go into output_idx"
+            f"output_label must hold names, got {shown(label)}; numbers go into output_idx"
         )
     count = labels.count(label)
     if count == 0:
-        shown = ", ".join(n[:30] for n in labels[:6]) + (", ..." if len(labels) > 6 else "")
-        raise SelectionError(f"output_label {_cut(label)} is unknown; the labels are {shown}")
+        raise SelectionError(f"output_label {shown(label)} is unknown; the labels are {listed(labels)}")
     if count > 1:
         raise SelectionError(
-            f"output_label {_cut(label)} is the name of {count} nodes; choose by output_idx"
+            f"output_label {shown(label)} is the name of {count} nodes; choose by output_idx"
         )
     return labels.index(label)
-
-
-def _cut(value: Any, length: int = 60) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -141,15 +141,17 @@ def multiplier_step(
         rec, ref = record(graph, values, node), record(graph, reference, node)
         return node.kernel.difference_parts(rec, ref, lambda i: parts(node.inputs[i]))
 
+    def split_of(names: Sequence[str], signals: Signals) -> list[Any]:
+        paired = zip(names, signals, strict=False)
+        return [parts(n) if isinstance(s, Pair) else None for n, s in paired]
+
     def step(node: Node, m: Signals) -> Signals:
         rec, ref = record(graph, values, node), record(graph, reference, node)
         out = node.kernel.deeplift(rec, ref, m, setting, lambda i: parts(node.inputs[i]))
         if ledger is not None:
             note = ledger.note()
-            came = _contributions(note, m, rec.outputs, ref.outputs, None)
-            inner = [parts(n) if isinstance(s, Pair) else None
-                     for n, s in zip(node.inputs, out, strict=False)]
-            went = _contributions(note, out, rec.inputs, ref.inputs, inner)
+            came = _contributions(note, m, rec.outputs, ref.outputs, split_of(node.outputs, m))
+            went = _contributions(note, out, rec.inputs, ref.inputs, split_of(node.inputs, out))
             ledger.book(node, came, went, {})
         return out
 
@@ -157,19 +159,14 @@ def multiplier_step(
 
 
 def _contributions(
-    note: Note, m: Signals, x: Sequence[Any], x0: Sequence[Any], parts: Sequence[Any] | None
+    note: Note, m: Signals, x: Sequence[Any], x0: Sequence[Any], parts: Sequence[Any]
 ) -> Array | float:
     """Sum multiplier times difference over the tensors of a node."""
     total: Any = 0.0
-    for i, (s, a, b) in enumerate(zip(m, x, x0, strict=False)):
-        if s is None:
-            continue
+    for s, a, b, split in zip(m, x, x0, parts, strict=False):
         if isinstance(s, Pair):
-            pair = parts[i] if parts is not None else None
-            if pair is None:
-                return float("nan")
-            total = total + note.total(s.positive * pair[0] + s.negative * pair[1])
-        else:
+            total = total + note.total(s.positive * split[0] + s.negative * split[1])
+        elif s is not None:
             total = total + note.total(s * (a - b))
     return total
 

@@ -46,7 +46,8 @@ def graph(
         outputs = {nodes[-1].output[0]: None}
 
     def info(name: str, shape: Any) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, element, shape and ["N", *shape])
+        dims = None if shape is None else ["N", *shape]
+        return helper.make_tensor_value_info(name, element, dims)
 
     arrays = {name: _typed(w, dtype) for name, w in (weights or {}).items()}
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]

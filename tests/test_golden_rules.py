@@ -52,7 +52,7 @@ def test_rule_on_a_linear_layer_as_in_zennit(rule, first, second, matmul):
     model = layered([dense(*LINEAR)], (3,), matmul=matmul)
     got = explain(ox.LRP, model, LINEAR_X, rule_name=rule)[0]
     # Six decimals, some of them cut off, with zennit's stabiliser of 1e-6 in the denominators.
-    np.testing.assert_allclose(got.T, [first, second], rtol=0, atol=1.5e-6 + 1e-6 * 4)
+    np.testing.assert_allclose(got.T, [first, second], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_float32_multiplier_of_a_sigmoid_is_right_however_small_the_difference(d
     assert got == pytest.approx(want, rel=3e-7)
 
 
-ACTIVATIONS = {  # the largest gap measured in captum or shap for one layer with it
+ACTIVATIONS = {  # inputs, attributes, constants
     "Gelu": (["x"], {}, {}),
     "HardSwish": (["x"], {}, {}),
     "Selu": (["x"], {}, {}),
@@ -291,12 +291,12 @@ def test_reveal_cancel_is_shapley_for_a_rising_and_a_falling_player(activation, 
 
 @pytest.mark.parametrize("op", ["Mul", "MatMul"])
 def test_deeplift_of_a_product_is_shapley(op):
-    a, b = (["x1", "x2"], ["x1", "m"])[op == "MatMul"]
-    nodes = [node("Split", ["x"], ["x1", "x2"], axis=1, num_outputs=2)]
-    if op == "MatMul":
-        nodes.append(node("Transpose", ["x2"], ["m"], perm=[0, 1]))
-    nodes.append(node(op, [a, b], ["y"]))
-    model = graph(nodes, {"x": (2,)})
+    nodes = [
+        node("Reshape", ["x", "shape"], ["m"]),
+        node("Split", ["m"], ["m1", "m2"], axis=1, num_outputs=2),
+        node(op, ["m1", "m2"], ["y"]),
+    ]
+    model = graph(nodes, {"x": (2,)}, {"shape": np.array([0, 2, 1], np.int64)})
     x, reference = np.array([3.0, -2]), np.array([1.0, 0.5])
     want = shapley(lambda p: p[0] * p[1], x, reference)
     close(explain(ox.DeepLift, model, x[None], x_ref=reference[None])[0, :, 0], want)
@@ -388,7 +388,7 @@ def image_net(rng, bias=True, pool="MaxPooling2D"):
 
 def nets(bias):
     """Return models with inputs and one reference."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(3)  # a seed with outputs of both signs in each net
     for layers, shape in [
         (random_dense(rng, (5, 8, 6, 3), bias=bias), (5,)),
         (image_net(rng, bias), INPUT),
@@ -436,17 +436,14 @@ def test_deeplift_from_zero_without_biases_is_lrp(kind):
 )
 def test_rules_that_are_the_same(kind, one, other):
     model, x, _ = net(kind)
-    close(
-        explain(ox.LRP, model, x, rule_name=one), explain(ox.LRP, model, x, rule_name=other), 1e-12
-    )
+    close(explain(ox.LRP, model, x, rule_name=one), explain(ox.LRP, model, x, rule_name=other))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_gamma_is_z_plus_for_positive_outputs(kind):
     model, x, _ = net(kind)
-    lrp = {"ignore_last_act": True}
-    got = explain(ox.LRP, model, x, rule_name=Gamma(1e9), **lrp)
-    want = explain(ox.LRP, model, x, rule_name=ZPlus(), **lrp)
+    got = explain(ox.LRP, model, x, rule_name=Gamma(1e9))
+    want = explain(ox.LRP, model, x, rule_name=ZPlus())
     outputs = ox.convert(model, dtype="double")(x)[0]
     assert (outputs > 0).sum() >= 3
     picked = np.broadcast_to((outputs > 0).reshape(len(x), *(1,) * (x.ndim - 1), -1), got.shape)
@@ -497,18 +494,20 @@ def test_connection_weights_add_branches_up():
     close(halves[0, :, 0], product / 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_deeplift_and_integrated_gradient_agree_on_a_net_without_kinks(kind):
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        (ox.IntegratedGradient, {}),
+        (ox.DeepLift, {"rule_name": "rescale"}),
+        (ox.DeepLift, {"rule_name": "reveal_cancel"}),
+    ],
+)
+def test_affine_net_is_explained_by_its_weights_times_the_difference(method, options):
     rng = np.random.default_rng(8)
     layers = [dense(rng.normal(size=(3, 5)), rng.normal(size=3)), dense(rng.normal(size=(2, 3)))]
-    model = layered(layers, (5,))
     x, reference = rng.normal(size=(4, 5)), rng.normal(size=(1, 5))
     want = (layers[1]["weight"] @ layers[0]["weight"]).T * (x - reference)[..., None]
-    rule = ["rescale", "reveal_cancel", None][kind]
-    if rule is None:
-        close(explain(ox.IntegratedGradient, model, x, x_ref=reference), want)
-    else:
-        close(explain(ox.DeepLift, model, x, x_ref=reference, rule_name=rule), want)
+    close(explain(method, layered(layers, (5,)), x, x_ref=reference, **options), want)
 
 
 # ---------------------------------------------------------------- axioms

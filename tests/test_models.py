@@ -101,7 +101,7 @@ def rows(model, n, seed=0):
     rng = np.random.default_rng(seed)
     stacked = [np.concatenate(parts) for parts in zip(*model.inputs, strict=True)]
     picked = [x[(np.arange(n) + seed) % len(x)].astype(float) for x in stacked]
-    return [x + rng.normal(0, 0.05 * np.ptp(x), x.shape) for x in picked]
+    return [x + rng.normal(0, 0.05 * min(1, np.ptp(x)), x.shape) for x in picked]
 
 
 def scale(x):
@@ -174,7 +174,7 @@ def test_gradient_agrees_with_central_differences(model):
     rng = np.random.default_rng(1)
     checked = 0
     for _ in range(12):
-        v = [rng.normal(0, 0.1 * (np.ptp(a) or 1), a.shape) for a in x]
+        v = [rng.normal(0, min(1, np.ptp(a) or 1), a.shape) for a in x]
         slope = differences(model, x, v, gradient)
         if slope is None:
             continue
@@ -273,6 +273,11 @@ def first_layers(model):
 
 # -- independence of rows -------------------------------------------------------------------------
 
+
+def sizes(model):
+    return [int(np.prod(dim)) for dim in model.c.output_dim]
+
+
 METHODS = {
     "gradient": (ox.Gradient, {}),
     "lrp": (ox.LRP, {"rule_name": "epsilon"}),
@@ -286,7 +291,7 @@ METHODS = {
 def test_rows_do_not_depend_on_their_batch(model, method):
     cls, own = METHODS[method]
     x = rows(model, 3)
-    settings = {"dtype": "double"} | own
+    settings = own | {"dtype": "double", "output_idx": [0, 1] if min(sizes(model)) > 1 else None}
     together = cls(model.c, x, **settings)
     in_chunks = cls(model.c, x, batch_size=2, **settings)
     assert close(in_chunks.result, together.result, 1e-10)

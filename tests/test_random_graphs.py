@@ -51,6 +51,11 @@ def in_double(model):
     return ox.convert(model, dtype="double")
 
 
+def all_nodes(converter):
+    """Return `output_idx` for every node of every output."""
+    return [list(range(int(np.prod(dim)))) for dim in converter.output_dim]
+
+
 # -- forward --------------------------------------------------------------------------------------
 
 
@@ -134,7 +139,10 @@ def test_gradient_equals_central_differences():
         # between or at the points breaks that, and there is no derivative to compare with.
         smooth = np.abs((up - down) - 2 * (up2 - down2)) < 1e-7 * scale
         seen.update(smooth.ravel().tolist())
-        gradient = ox.Gradient(converter, data, dtype="double", ignore_last_act=False)
+        gradient = ox.Gradient(
+            converter, data, dtype="double", ignore_last_act=False,
+            output_idx=all_nodes(converter),
+        )
         central = (4 * (up2 + down2) / 2 - (up + down) / 2) / 3
         error = np.abs(along(gradient, direction) - central)
         assert error[smooth].max(initial=0) < 1e-6 * scale
@@ -160,6 +168,7 @@ def test_deeplift_is_complete_at_every_cut(block, draw):
         found = ox.DeepLift(
             converter, data, x_ref=reference, rule_name=rule, winner_takes_all=winner,
             dtype="double", ignore_last_act=draw.draw(st.booleans()),
+            output_idx=all_nodes(converter),
         )
         scale = magnitude_of_multipliers(found)
         for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
@@ -178,8 +187,9 @@ def magnitude_of_multipliers(method):
 def test_deepshap_is_the_mean_of_deeplift(model, seed, setting, references):
     rule, winner = setting
     data, refs = draw_rows(model, 3, seed), draw_rows(model, references, seed + 1)
-    options = {"rule_name": rule, "winner_takes_all": winner, "dtype": "double"}
     converter = in_double(model)
+    options = {"rule_name": rule, "winner_takes_all": winner, "dtype": "double"}
+    options["output_idx"] = all_nodes(converter)
     found = ox.DeepSHAP(converter, data, data_ref=refs, **options)
     each = [
         ox.DeepLift(converter, data, x_ref=[r[k : k + 1] for r in refs], **options)
@@ -202,8 +212,10 @@ def test_lrp_books_all_relevance(block, draw):
     data = draw_rows(model, 3, draw.draw(SEEDS), draw.draw(st.booleans()))
     converter = in_double(model)
     for rule in LRP_RULES:
-        lrp = ox.LRP(converter, data, rule_name=rule, dtype="double",
-                     winner_takes_all=draw.draw(st.booleans()))
+        lrp = ox.LRP(
+            converter, data, rule_name=rule, dtype="double", output_idx=all_nodes(converter),
+            winner_takes_all=draw.draw(st.booleans()),
+        )
         graph, engine = lrp._engine.graph, lrp._engine
         values, ledger, flow = engine.forward(lrp.data), Ledger(graph.rows_first), {}
         step = relevance_step(graph, values, lrp._settings, ledger)
@@ -224,28 +236,25 @@ def test_lrp_books_all_relevance(block, draw):
 # -- rows, chunks, types, outputs -----------------------------------------------------------------
 
 METHODS = {
-    "Gradient": lambda c, x, **o: ox.Gradient(c, x, **o),
-    "SmoothGrad": lambda c, x, **o: ox.SmoothGrad(c, x, n=3, seed=1, **o),
-    "IntegratedGradient": lambda c, x, **o: ox.IntegratedGradient(c, x, n=4, **o),
-    "LRP": lambda c, x, **o: ox.LRP(c, x, rule_name="epsilon", rule_param=0.1, **o),
-    "DeepLift": lambda c, x, **o: ox.DeepLift(c, x, **o),
-    "DeepLift reveal_cancel": lambda c, x, **o: ox.DeepLift(
+    "Gradient": lambda c, x, refs, **o: ox.Gradient(c, x, **o),
+    "SmoothGrad": lambda c, x, refs, **o: ox.SmoothGrad(c, x, n=3, seed=1, **o),
+    "IntegratedGradient": lambda c, x, refs, **o: ox.IntegratedGradient(c, x, n=4, **o),
+    "ExpectedGradient": lambda c, x, refs, **o: ox.ExpectedGradient(
+        c, x, data_ref=refs, n=4, seed=1, **o
+    ),
+    "LRP": lambda c, x, refs, **o: ox.LRP(c, x, rule_name="epsilon", rule_param=0.1, **o),
+    "DeepLift": lambda c, x, refs, **o: ox.DeepLift(c, x, **o),
+    "DeepLift reveal_cancel": lambda c, x, refs, **o: ox.DeepLift(
         c, x, rule_name="reveal_cancel", winner_takes_all=False, **o
     ),
-    "DeepSHAP": lambda c, x, **o: ox.DeepSHAP(
-        c, x, data_ref=[v[:2] * 0 + k for k, v in enumerate(_REFERENCE[0])], **o
-    ),
-    "ExpectedGradient": lambda c, x, **o: ox.ExpectedGradient(
-        c, x, data_ref=_REFERENCE[0], n=4, seed=1, **o
-    ),
+    "DeepSHAP": lambda c, x, refs, **o: ox.DeepSHAP(c, x, data_ref=refs, **o),
 }
-_REFERENCE = [[]]
 
 
 def explain(name, converter, model, data, **options):
-    """Run a method; its references do not depend on the data."""
-    _REFERENCE[0] = draw_rows(model, 3, 7)
-    return METHODS[name](converter, data, **{"dtype": "double"} | options)
+    """Run a method on all nodes; its references do not depend on the data."""
+    options = {"dtype": "double", "output_idx": all_nodes(converter)} | options
+    return METHODS[name](converter, data, draw_rows(model, 3, 7), **options)
 
 
 @pytest.mark.parametrize("name", METHODS)

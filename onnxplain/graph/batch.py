@@ -38,10 +38,13 @@ def examine(graph: Graph, input_dim: Sequence[Shape]) -> tuple[Graph, Trial]:
         trial = _try(candidate, input_dim)
         if trial is not None:
             return replace(candidate, rows_first=trial.rows_first), trial
-    return _fixed(graph, input_dim, declared or 1)
+    return _fixed(graph, input_dim, declared)
 
 
-def _fixed(graph: Graph, input_dim: Sequence[Shape], batch: int) -> tuple[Graph, Trial]:
+def _fixed(
+    graph: Graph, input_dim: Sequence[Shape], declared: int | None
+) -> tuple[Graph, Trial]:
+    batch = declared or 1
     values = run(graph, random_rows(graph.inputs, input_dim, batch))  # an error here is the user's
     for name in graph.outputs:
         if values[name].ndim == 0 or values[name].shape[0] != batch:
@@ -49,10 +52,37 @@ def _fixed(graph: Graph, input_dim: Sequence[Shape], batch: int) -> tuple[Graph,
                 f"output '{name}' has shape {values[name].shape} for a batch of {batch}: "
                 "its first axis is not the batch, so rows cannot be explained one by one"
             )
+    if declared != 1:
+        _check_rows_apart(graph, input_dim, values, max(batch, 2))
     shapes = {k: tuple(v.shape) for k, v in values.items()}
     rows = frozenset(n for n, s in shapes.items() if s[:1] == (batch,))
     trial = _summary(graph, shapes, rows, False, batch)
     return replace(graph, fixed_batch=batch, rows_first=False), trial
+
+
+def _check_rows_apart(
+    graph: Graph, input_dim: Sequence[Shape], values: dict, batch: int
+) -> None:
+    """Refuse a graph in which a row's outputs change with another row of the batch."""
+    feeds = random_rows(graph.inputs, input_dim, batch)
+    moved = {k: np.concatenate([v[:-1], 1 - v[-1:]]) if is_float(v.dtype) else v
+             for k, v in feeds.items()}
+    try:
+        first, second = run(graph, feeds), run(graph, moved)
+    except OnnxplainError:  # a batch size is baked in: other rows are never there
+        return
+    for name in graph.outputs:
+        a, b = first[name], second[name]
+        if name not in graph.active or a.shape[1:] != values[name].shape[1:]:
+            continue
+        if len(a) == batch:
+            a, b = a[:-1], b[:-1]
+        if not np.allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=True):
+            raise ModelError(
+                f"output '{name}' mixes the rows of a batch (a sum, mean or softmax over axis 0?): "
+                "they cannot be explained one by one; explain tensors before that, "
+                "convert(model, outputs=[...])"
+            )
 
 
 def _declared_batch(inputs: Sequence[ValueSpec]) -> int | None:

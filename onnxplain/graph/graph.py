@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..arrays import Array, is_device, is_float, to_host
-from ..errors import ModelError, OnnxplainError, UnsupportedOpError
+from ..errors import ModelError, OnnxplainError, UnsupportedOpError, listed, shown
 from ..kernels.base import Kernel
 from .load import RawModel, RawNode, ValueSpec
 
@@ -140,8 +140,8 @@ def _check_wanted(wanted: Iterable[str], nodes: Sequence[Node], raw: RawModel) -
     for name in wanted:
         if name not in known:
             raise ModelError(
-                f"the graph has no tensor '{name}'; its outputs are "
-                f"{', '.join(o.name for o in raw.outputs)}"
+                f"the graph has no tensor {shown(name)}; its outputs are "
+                f"{listed(o.name for o in raw.outputs)}, and inner ones are named as in the file"
             )
 
 
@@ -155,6 +155,10 @@ def _needed(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
     return kept[::-1]
 
 
+# What NumPy raises when a node's attributes or inputs do not go together.
+FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, MemoryError)
+
+
 def make_kernel(node: Node, active: tuple[bool, ...]) -> Kernel | None:
     """Bind the attributes of a node to the kernel that serves it."""
     cls = kernels.find(node.op, node.opset, active, node.domain)
@@ -162,7 +166,12 @@ def make_kernel(node: Node, active: tuple[bool, ...]) -> Kernel | None:
         return None
     attributes = kernels.schema_defaults(node.op, node.opset, node.domain) | dict(node.attributes)
     n_outputs = max((i + 1 for i, name in enumerate(node.outputs) if name), default=1)
-    return cls(attributes, active, n_outputs)
+    try:
+        return cls(attributes, active, n_outputs)
+    except OnnxplainError as error:
+        raise type(error)(f"{node.label}: {error}") from error
+    except FAILURES as error:
+        raise ModelError(f"{node.label} has attributes that cannot be used: {error}") from error
 
 
 def _fold(
@@ -187,9 +196,12 @@ def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[A
         out = kernel.forward(*inputs)
     except OnnxplainError as error:
         raise type(error)(f"{node.label}: {error}") from error
-    except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError) as error:
-        shapes = ", ".join("none" if x is None else str(tuple(x.shape)) for x in inputs)
-        raise ModelError(f"{node.label} cannot run on inputs of shapes {shapes}: {error}") from error
+    except FAILURES as error:
+        shapes = listed("none" if x is None else tuple(x.shape) for x in inputs)
+        reason = str(error)[:120] or type(error).__name__
+        raise ModelError(
+            f"{node.label} cannot run on inputs of shapes {shapes}: {reason}"
+        ) from error
     return out if isinstance(out, tuple) else (out,)
 
 
@@ -197,8 +209,8 @@ def _check_supported(nodes: Sequence[Node]) -> None:
     missing = [n for n in nodes if not kernels.versions(n.op, n.domain)]
     if not missing:
         return
-    first = ", ".join(n.label for n in missing[:3])
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    first = ", ".join(n.label for n in missing[:2])
+    more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
     raise UnsupportedOpError(
         f"no kernel for {first}{more}. Explain tensors before them with "
         "convert(model, outputs=[...]), or see onnxplain.registered_ops() for what there is"

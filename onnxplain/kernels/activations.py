@@ -95,6 +95,10 @@ class ThresholdedRelu(Piecewise, op="ThresholdedRelu"):
 class Abs(Piecewise, op="Abs"):
     """y = |x|."""
 
+    def piece(self, x):
+        # 0 lies on neither side: its slope is 0, the secant from it is not.
+        return namespace(x).sign(x)
+
     def forward(self, x):
         return abs(x)
 
