@@ -94,6 +94,11 @@ def stabilise(z: Array, eps: float, at_zero: float = 1.0) -> Array:
     return z + xp.where(away, z.dtype.type(eps), z.dtype.type(-eps))
 
 
+def may_hold(mask: Array) -> bool:
+    """Tell whether a mask holds anywhere; of one on a GPU it is assumed, not waited for."""
+    return is_device(mask) or bool(mask.any())
+
+
 def divide(a: Array, b: Array, otherwise: Array | float = 0.0) -> Array:
     """Return a / b, and `otherwise` where b is exactly 0."""
     xp = namespace(a, b)

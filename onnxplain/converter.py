@@ -69,7 +69,8 @@ def convert(
     dtype : "float", "double" or a NumPy float type, default "float"
         Type for predictions.
     save_model_as_dict : bool, default False
-        Not available for ONNX files yet.
+        Fill `model_as_dict` with the model in innsight's list format, which can be changed and
+        converted again; an error where the format cannot express the model.
     outputs : sequence of str, optional
         Names of tensors of the graph to take as outputs instead of the model's own.
     **options
@@ -103,12 +104,10 @@ def convert(
     >>> converter.input_dim, converter.output_dim
     ([(1, 8, 8)], [(10,)])
     """
-    if save_model_as_dict is not False:
-        if save_model_as_dict is not True:
-            raise ArgumentError(
-                f"save_model_as_dict must be True or False, got {shown(save_model_as_dict)}"
-            )
-        raise ArgumentError("save_model_as_dict=True is not available for ONNX files yet")
+    if not isinstance(save_model_as_dict, bool):
+        raise ArgumentError(
+            f"save_model_as_dict must be True or False, got {shown(save_model_as_dict)}"
+        )
     float_type(dtype)
     exporter = _exporter(model)
     if exporter is not None:
@@ -117,7 +116,12 @@ def convert(
         raise UnknownArgumentError(
             f"convert has no argument {next(iter(options))!r} for an ONNX model"
         )
-    return Converter(read_model(model), input_dim, input_names, output_names, dtype, outputs)
+    converter = Converter(read_model(model), input_dim, input_names, output_names, dtype, outputs)
+    if save_model_as_dict:
+        from onnxplain_converters.to_layers import to_layers
+
+        converter.model_as_dict = to_layers(converter)
+    return converter
 
 
 def _exporter(model: Any) -> Callable[..., Any] | None:
@@ -178,8 +182,8 @@ class Converter:
         Outputs of the model that cannot be explained: constants and whole numbers.
     model_hash : str
         SHA-256 of the model file.
-    model_as_dict : None
-        The model in innsight's list format, where there is one.
+    model_as_dict : dict or None
+        The model in innsight's list format, if `convert` was asked to save it.
     """
 
     def __init__(
@@ -193,7 +197,7 @@ class Converter:
     ) -> None:
         self.raw = raw
         self.dtype = dtype
-        self.model_as_dict = None
+        self.model_as_dict: dict[str, Any] | None = None
         self.model_hash = raw.sha256
         self.input_dim = _input_shapes(raw.inputs, input_dim)
         wanted = _float_outputs(raw) if outputs is None else _tensor_names(outputs)
@@ -376,7 +380,9 @@ def _one_shape(spec: ValueSpec, given: Shape | None) -> Shape:
 def _resolved(spec: ValueSpec, given: Shape | None) -> Shape:
     if spec.shape is None:
         if given is None:
-            raise ShapeError(f"the model leaves the shape of input '{spec.name}' open: give input_dim")
+            raise ShapeError(
+                f"the model leaves the shape of input '{spec.name}' open: give input_dim"
+            )
         return given
     if len(spec.shape) == 0:
         raise ShapeError(
@@ -384,13 +390,13 @@ def _resolved(spec: ValueSpec, given: Shape | None) -> Shape:
         )
     declared = spec.shape[1:]
     if given is None:
-        open_axes = [d for d in declared if not isinstance(d, int)]
-        if open_axes:
+        sizes = tuple(d for d in declared if isinstance(d, int))
+        if len(sizes) < len(declared):
             raise ShapeError(
                 f"input '{spec.name}' has shape {_declared(spec)}: give input_dim for its open "
                 "axes, without the batch axis"
             )
-        return tuple(declared)
+        return sizes
     fits = len(given) == len(declared) and all(
         not isinstance(d, int) or d == g for d, g in zip(declared, given, strict=False)
     )

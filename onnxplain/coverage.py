@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .converter import Converter
+    from .graph.graph import Node
 
 WALKS = {
     "gradient": ("gradient", "grad", "smoothgrad", "integratedgradient", "intgrad"),
@@ -77,7 +78,7 @@ def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) 
                 row[what] = row.get(what, 0.0) + _sum(amount, count)
             gap = np.max(np.abs(_rows(entry.gap, count)), initial=0)
             row["gap"] = float(np.maximum(row["gap"], gap))  # NaN stays to be seen
-    table = pd.DataFrame(list(rows.values()))
+    table = pd.DataFrame(list(rows.values()), columns=None if rows else _COLUMNS)
     absorbed = [c for c in table if c not in _COLUMNS]
     table[absorbed] = table[absorbed].fillna(0.0)
     return table.reindex(columns=[c for c in table if c != "gap"] + ["gap"])
@@ -126,6 +127,7 @@ def describe_converter(converter: Converter) -> str:
         *_names(converter.input_names, "Input", "Feature"),
         "  output_names:",
         *_names(converter.output_names, "Output", "Output node/Class"),
+        f"  model_as_dict: {'not ' if converter.model_as_dict is None else ''}included",
         f"  model: opset {converter.graph.opset}, {len(converter.raw.nodes)} nodes in the file, "
         f"{len(converter.graph.nodes)} after joining",
     ]
@@ -154,14 +156,13 @@ def _names(layers: Sequence[Any], what: str, single: str) -> list[str]:
 
 
 def _cut(head: str, labels: Sequence[str]) -> str:
-    """Return as many labels as fit into a line."""
-    line = head
-    for i, label in enumerate(labels):
-        more = ("" if i == 0 else ", ") + label
-        if len(line) + len(more) > _WIDTH - 5 and i < len(labels) - 1:
-            return line + ", ..."
-        line += more
-    return line
+    """Return as many labels as fit into a line, the last one cut if it is long."""
+    line, end = head + ", ".join(labels), ", ..."
+    if len(line) <= _WIDTH:
+        return line
+    kept = line[: _WIDTH - len(end)]
+    whole = kept.rpartition(", ")[0]
+    return whole + end if len(whole) > len(head) else kept.rstrip() + "..."
 
 
 def _layers(converter: Converter, limit: int = 30) -> list[str]:
@@ -171,8 +172,22 @@ def _layers(converter: Converter, limit: int = 30) -> list[str]:
         if any(node.kernel.active):
             came = [shapes[n][1:] for n in node.inputs if n in converter.graph.active]
             went = [shapes[node.outputs[0]][1:]] if node.outputs[0] in shapes else []
-            lines.append(f"{len(lines) + 1}. {node.op}: {_shapes(came)} -> {_shapes(went)}")
+            what = f"{_short(node.name)} ({_kind(node, converter)})"
+            lines.append(f"{len(lines) + 1}. {what}: {_shapes(came)} -> {_shapes(went)}")
     if len(lines) > limit:
         half = limit // 2
         return [*lines[:half], f"... ({len(lines) - 2 * half} more)", *lines[-half:]]
     return lines
+
+
+def _short(name: str, length: int = 40) -> str:
+    """Cut a name in front, where names of nodes differ least."""
+    return name if len(name) <= length else "..." + name[3 - length :]
+
+
+def _kind(node: Node, converter: Converter) -> str:
+    """Return innsight's name of a layer where there is one, else the operator."""
+    from .methods.lrp import layer_name
+
+    layer = layer_name(node, converter)
+    return f"{layer}_Layer" if layer else node.op

@@ -22,7 +22,9 @@ def float_type(dtype: Any) -> np.dtype:
         found = None
     # NumPy takes None for float64; here it is more likely a slip.
     if dtype is None or found not in (np.float32, np.float64, np.float16):
-        raise DtypeError(f'dtype must be "float", "double" or a NumPy float type, got {shown(dtype)}')
+        raise DtypeError(
+            f'dtype must be "float", "double" or a NumPy float type, got {shown(dtype)}'
+        )
     return found
 
 
@@ -118,6 +120,8 @@ def _one(
 def _array(x: Any, what: str) -> Array:
     if is_device(x):
         return x
+    if x is None:
+        raise DataError(f"{what} is None; give an array with one row per instance")
     given = type(x).__name__
     try:
         x = np.asarray(x)
@@ -141,8 +145,9 @@ def _numbers(x: np.ndarray) -> np.ndarray:
 
 
 def _number(value: Any) -> float:
-    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
-    return np.nan if missing else float(value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return np.nan
+    return float(value)
 
 
 def _check_whole(x: Array, kind: np.dtype, what: str) -> None:

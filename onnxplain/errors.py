@@ -58,7 +58,7 @@ class MissingPackageError(OnnxplainError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
 
 
-# -- words for messages, which stay short whatever a user or a file hands in ------------------------
+# -- words for messages, which stay short whatever a user or a file hands in -----------------------
 
 
 def counted(n: int, noun: str) -> str:
@@ -75,5 +75,11 @@ def listed(words: Iterable[Any], limit: int = 6, length: int = 30) -> str:
 
 def shown(value: Any, length: int = 60) -> str:
     """Return a value as it is written in code, on one line, cut where it is long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return shortened(repr(value), length)
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """Return a text on one line; where it is long its middle is left out."""
+    text = " ".join(text.split())
+    half = length // 2 - 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"

@@ -128,12 +128,15 @@ def select_outputs(
         return [list(range(first)), *[None] * (len(shapes) - 1)]
     chosen = _indices(by_index, shapes) if by_index is not None else None
     labelled = _labelled(by_label, names) if by_label is not None else None
-    if chosen is not None and labelled is not None:
-        if [_sorted(a) for a in chosen] != [_sorted(b) for b in labelled]:
-            raise SelectionError(
-                f"output_idx {shown(output_idx)} and output_label {shown(output_label)} "
-                "denote different nodes; give one of them"
-            )
+    if (
+        chosen is not None
+        and labelled is not None
+        and list(map(_sorted, chosen)) != list(map(_sorted, labelled))
+    ):
+        raise SelectionError(
+            f"output_idx {shown(output_idx)} and output_label {shown(output_label)} "
+            "denote different nodes; give one of them"
+        )
     result = chosen if chosen is not None else labelled or []
     if not any(result):
         raise SelectionError("no output node is selected; leave output_idx away for the first ten")
@@ -168,8 +171,7 @@ def _per_output(choice: Any, n: int, what: str) -> list | None:
     layers = choice if nested else [choice]
     if len(layers) > n:
         raise SelectionError(
-            f"{what} has {len(layers)} entries, "
-            f"the model has {counted(n, 'output')}"
+            f"{what} has {len(layers)} entries, the model has {counted(n, 'output')}"
         )
     return [_nodes(c) for c in layers] + [None] * (n - len(layers))
 
@@ -234,7 +236,9 @@ def _label_index(label: Any, labels: list[str]) -> int:
         )
     count = labels.count(label)
     if count == 0:
-        raise SelectionError(f"output_label {shown(label)} is unknown; the labels are {listed(labels)}")
+        raise SelectionError(
+            f"output_label {shown(label)} is unknown; the labels are {listed(labels)}"
+        )
     if count > 1:
         raise SelectionError(
             f"output_label {shown(label)} is the name of {count} nodes; choose by output_idx"

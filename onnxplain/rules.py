@@ -7,11 +7,14 @@ Letters: x input, w weights, b bias, z = y output, r relevance, s = r / z.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .arrays import Array, divide, namespace, negative, positive, stabilise, stabiliser
-from .errors import RuleError
+from .errors import RuleError, shown
 from .kernels.base import Note, Pair
 
 # -- LRP ------------------------------------------------------------------------------------------
@@ -37,6 +40,13 @@ def _share(r: Array, z: Array, d: Array, b: Array | None, note: Note | None) -> 
 
 def _part(bias: Array | None, part: Any) -> Array | None:
     return None if bias is None else part(bias)
+
+
+def _check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if not number or isinstance(value, bool) or not least <= value < math.inf:
+        bound = "" if least == -math.inf else f" >= {least}"
+        raise RuleError(f"{name} must be a number{bound}, got {shown(value)}")
 
 
 class LrpRule:
@@ -96,8 +106,7 @@ class Epsilon(LrpRule):
     name: ClassVar[str] = "epsilon"
 
     def __post_init__(self) -> None:
-        if not self.epsilon >= 0:
-            raise RuleError(f"epsilon must be a number >= 0, got {self.epsilon!r}")
+        _check_number("epsilon", self.epsilon, 0)
 
     def stabiliser(self, dtype):
         return max(self.epsilon, stabiliser(dtype))
@@ -133,6 +142,9 @@ class AlphaBeta(LrpRule):
 
     alpha: float = 0.5
     name: ClassVar[str] = "alpha_beta"
+
+    def __post_init__(self) -> None:
+        _check_number("alpha", self.alpha)
 
     @property
     def beta(self) -> float:
@@ -182,6 +194,9 @@ class Gamma(LrpRule):
     gamma: float = 0.25
     name: ClassVar[str] = "gamma"
 
+    def __post_init__(self) -> None:
+        _check_number("gamma", self.gamma, 0)
+
     def linear(self, kernel, x, w, b, z, r, note):
         x_pos, x_neg = positive(x), negative(x)
         w_pos, w_neg = kernel.split(w)
@@ -226,8 +241,7 @@ class WSquare(LrpRule):
     name: ClassVar[str] = "w_square"
 
     def linear(self, kernel, x, w, b, z, r, note):
-        xp = namespace(x)
-        ones, squares = xp.ones_like(x), kernel.map_weights(w, xp.square)
+        ones, squares = namespace(x).ones_like(x), kernel.map_weights(w, lambda v: v * v)
         bias = None if b is None else b * b
         return _weighted(kernel, ones, squares, bias, r, note)
 
@@ -245,8 +259,8 @@ class Flat(LrpRule):
     name: ClassVar[str] = "flat"
 
     def linear(self, kernel, x, w, b, z, r, note):
-        xp = namespace(x)
-        return _weighted(kernel, xp.ones_like(x), kernel.map_weights(w, xp.ones_like), None, r, note)
+        ones, equal = namespace(x).ones_like(x), kernel.map_weights(w, lambda v: 0 * v + 1)
+        return _weighted(kernel, ones, equal, None, r, note)
 
 
 def _weighted(kernel, x, w, b, r, note):
@@ -275,6 +289,12 @@ class ZBox(LrpRule):
     low: float
     high: float
     name: ClassVar[str] = "z_box"
+
+    def __post_init__(self) -> None:
+        _check_number("low", self.low)
+        _check_number("high", self.high)
+        if self.low > self.high:
+            raise RuleError(f"low must not be above high, got {self.low!r} and {self.high!r}")
 
     def linear(self, kernel, x, w, b, z, r, note):
         xp = namespace(x)
@@ -384,21 +404,27 @@ class RevealCancel(DeepLiftRule):
 
     @staticmethod
     def _secants(kernel, x, y, x0, y0, pos, neg, params):
-        """Secants over the four edges of the rectangle that the parts span: nothing cancels."""
+        """Secants over the four edges of the rectangle that the parts span: nothing cancels.
+
+        A corner may lie where the function is not defined (a logarithm's): the rule is Rescale.
+        """
+        xp = namespace(x, x0)
         up, down = x0 + pos, x0 + neg
-        f_up, f_down = kernel.forward(up, *params), kernel.forward(down, *params)
+        plain = kernel.secant(x, y, x0, y0, *params)
+        with np.errstate(all="ignore"):
+            f_up, f_down = kernel.value(up, *params), kernel.value(down, *params)
+            defined = xp.isfinite(f_up) & xp.isfinite(f_down)
 
-        def secant(a, fa, b, fb):
-            return kernel.secant(a, fa, b, fb, *params)
+            def mean(a, fa, b, fb):
+                rise = kernel.secant(a, fa, x0, y0, *params)
+                rest = kernel.secant(x, y, b, fb, *params)
+                return xp.where(defined, 0.5 * (rise + rest), plain)
 
-        return (
-            0.5 * (secant(up, f_up, x0, y0) + secant(x, y, down, f_down)),
-            0.5 * (secant(down, f_down, x0, y0) + secant(x, y, up, f_up)),
-        )
+            return mean(up, f_up, down, f_down), mean(down, f_down, up, f_up)
 
     @staticmethod
     def _quotients(kernel, x, y, x0, y0, pos, neg, params):
-        f_up, f_down = kernel.forward(x0 + pos, *params), kernel.forward(x0 + neg, *params)
+        f_up, f_down = kernel.value(x0 + pos, *params), kernel.value(x0 + neg, *params)
         e = x.dtype.type(stabiliser(x.dtype))
         dy_pos = 0.5 * (f_up - y0 + y - f_down)
         dy_neg = 0.5 * (f_down - y0 + y - f_up)
@@ -417,7 +443,7 @@ class MidpointRescale(Rescale):
         dx, e = x - x0, stabiliser(x.dtype)
         tiny = abs(dx) <= e
         middle = (x + x0) / 2
-        slope = kernel.slope(middle, kernel.forward(middle, *params), *params)
+        slope = kernel.slope(middle, kernel.value(middle, *params), *params)
         quotient = divide(y - y0, namespace(x).where(tiny, 0, dx))
         return m * namespace(x).where(tiny, slope, quotient)
 

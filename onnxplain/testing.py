@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ import onnx
 from .arrays import negative, positive
 from .errors import RuleError, UnsupportedOpError
 from .graph.graph import Node, is_float, make_kernel
-from .kernels.base import Kernel, Note, Pair, Record, Signals
+from .kernels.base import Kernel, Note, Pair, Record
 from .rules import (
     AlphaBeta,
     ConnectionSetting,
@@ -33,6 +33,8 @@ from .rules import (
 )
 
 __all__ = ["check_kernel"]
+
+Signals: TypeAlias = "tuple[Any, ...]"  # arrays, pairs of them, None
 
 OUTPUTS = 2  # explained at once: the leading axis of every signal
 STEP = 2e-4  # of the differences that gradients are compared with
@@ -132,7 +134,7 @@ def check_kernel(
     flags = tuple(i in (active or (0,)) for i in range(len(inputs)))
     kernel = _bind(op, inputs, flags, attributes or {}, opset, domain, n_outputs)
     exact = kernel.describe("deeplift")[1] if exact is None else exact
-    subject = _Subject(kernel, _cast(inputs, np.float64), rows, exact, seed)
+    subject = _Subject(kernel, _cast(inputs, np.float64), rows, exact, seed).like(np.float64)
     checks = {
         "gradient": _check_gradient,
         "deeplift": _check_deeplift,
@@ -150,7 +152,8 @@ def _runs(check: Callable[[_Subject], None], subject: _Subject) -> bool:
     except ValueError as error:
         if "read-only" not in str(error):
             raise
-        raise AssertionError(f"{subject.label}: {check.__name__[7:]} writes to its arguments") from error
+        name = check.__name__.removeprefix("_check_")
+        raise AssertionError(f"{subject.label}: {name} writes to its arguments") from error
     return True
 
 
@@ -234,7 +237,8 @@ class _Subject:
         others = rec.outputs if ref is None else ref.outputs
         return tuple(
             self._frozen(_draw(rng, np.broadcast_shapes(y.shape, y0.shape), self.dtype))
-            if c else None
+            if c
+            else None
             for c, y, y0 in zip(carries, rec.outputs, others, strict=True)
         )
 
@@ -279,9 +283,7 @@ def _short(values: Any) -> str:
 
 def _cast(inputs: Sequence[np.ndarray | None], dtype: Any) -> tuple:
     """Return floating point inputs in another type, as a model is cast."""
-    return tuple(
-        x if x is None or not is_float(x.dtype) else np.asarray(x, dtype) for x in inputs
-    )
+    return tuple(x if x is None or not is_float(x.dtype) else np.asarray(x, dtype) for x in inputs)
 
 
 def _scattered(x: np.ndarray) -> np.ndarray:
@@ -291,7 +293,7 @@ def _scattered(x: np.ndarray) -> np.ndarray:
     return wide[::-1, ..., 0] if x.ndim else wide[..., 0]
 
 
-def _parts_of(signals: Signals) -> Iterator[np.ndarray | None]:
+def _parts_of(signals: Signals) -> Iterator[Any]:
     for s in signals:
         if isinstance(s, Pair):
             yield from (s.positive, s.negative)
@@ -299,7 +301,7 @@ def _parts_of(signals: Signals) -> Iterator[np.ndarray | None]:
             yield s
 
 
-def _sum(a: np.ndarray) -> np.ndarray:
+def _sum(a: Any) -> np.ndarray:
     """Sum over everything but the explained outputs."""
     return a.reshape(OUTPUTS, -1).sum(axis=1)
 
@@ -335,19 +337,27 @@ def _derivative(subject: _Subject, v: Sequence[np.ndarray | None]) -> list[np.nd
 
     def central(h: float) -> list[np.ndarray]:
         ahead, behind = (subject.run(subject.moved(s, v)).outputs for s in (h, -h))
-        return [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
+        return [
+            (a - b) / (2 * h) if c else np.zeros(())
+            for a, b, c in zip(ahead, behind, subject.kernel.active_outputs(), strict=True)
+        ]
 
     pairs = zip(central(STEP), central(STEP / 2), strict=True)
     return [(4 * fine - coarse) / 3 for coarse, fine in pairs]
 
 
-def _check_shapes(subject: _Subject, back: Signals) -> None:
-    """Each input with data gets a signal of its shape, the others none."""
+def _check_shapes(subject: _Subject, back: Signals, optional: bool = False) -> None:
+    """Each input with data gets a signal of its shape, the others none.
+
+    `optional` lets an input with data go without: no relevance need go to a divisor.
+    """
     wanted = [
         (OUTPUTS, *x.shape) if a else None
         for x, a in zip(subject.inputs, subject.kernel.active, strict=True)
     ]
     got = [None if b is None else b.shape for b in back]
+    if optional and len(got) == len(wanted):
+        wanted = [g and w for g, w in zip(got, wanted, strict=True)]
     if got != wanted:
         raise AssertionError(f"{subject.label}: signals of shapes {got}, expected {wanted}")
 
@@ -391,7 +401,7 @@ class _Parts:
         more = self._cancelling(i, x, x0) if self.cancel else 0
         return positive(dx) + more, negative(dx) - more
 
-    def _cancelling(self, i: int, x: np.ndarray, x0: np.ndarray) -> np.ndarray:
+    def _cancelling(self, i: int, x: Any, x0: Any) -> np.ndarray:
         """Return what both parts have more than the difference, without leaving the range of x."""
         x, x0 = np.broadcast_arrays(x, x0)
         room = np.minimum(x.max() - np.maximum(x, x0), np.minimum(x, x0) - x.min())
@@ -465,7 +475,9 @@ class _Contrast:
             ((many_run, one_run), (many_run, repeated_run), "one reference"),
             ((one_run, many_run), (repeated_run, many_run), "many references"),
         ):
-            found, expected = (self.back(*p, _Parts(subject, *p, cancel=False)) for p in (pair, whole))
+            found, expected = (
+                self.back(*p, _Parts(subject, *p, cancel=False)) for p in (pair, whole)
+            )
             if found is not None and expected is not None:
                 label = f"{self.label}, {what} against the repeated rows"
                 subject.agree_signals(label, found[1], expected[1], 1e-12)
@@ -477,8 +489,9 @@ def _contributions(signals: Signals, x: Sequence, x0: Sequence, parts: Any) -> t
     for i, (s, a, b) in enumerate(zip(signals, x, x0, strict=False)):
         if s is None:
             continue
-        both = zip((s.positive, s.negative), parts(i)) if isinstance(s, Pair) else [(s, a - b)]
-        for multiplier, difference in both:
+        multipliers = (s.positive, s.negative) if isinstance(s, Pair) else (s,)
+        differences = parts(i) if isinstance(s, Pair) else (a - b,)
+        for multiplier, difference in zip(multipliers, differences, strict=True):
             total = total + _sum(multiplier * difference)
             size = size + _sum(abs(multiplier) * (abs(a) + abs(b)))
     return total, size
@@ -494,7 +507,7 @@ def _check_relevance(subject: _Subject) -> None:
         note = Note(rows=False)
         with _refused_rules():
             back = subject.kernel.relevance(rec, r, setting, note)
-            _check_shapes(subject, back)
+            _check_shapes(subject, back, optional=True)
             came = [note.total(s) for s in r if s is not None]
             went = [note.total(s) for s in back if s is not None] + list(note.absorbed.values())
             size = sum(_sum(abs(s)) for s in (*r, *back) if s is not None)

@@ -238,6 +238,7 @@ def grids():
     yield Case("Resize", [IMAGE, None, double])
     yield Case("Resize", [IMAGE, None, None, ints(7, 4)], {"mode": "linear", "axes": (2, 3)})
     yield Case("Resize", [IMAGE, None, floats(1, 1, 1.7, 0.4)], {"mode": "cubic"})
+    yield Case("Resize", [IMAGE, None, floats(1.7, 0.4, 2)], {"mode": "cubic", "axes": (1, 2, 3)})
     yield Case("Resize", [SIGNAL, None, floats(1, 1, 0.5)], {"mode": "cubic", "antialias": 1})
     yield Case(
         "Resize",
@@ -269,7 +270,8 @@ def routing():
     yield Case("Cast", [X], {"to": onnx.TensorProto.DOUBLE}, opset=9)
     yield Case("CastLike", [X, np.zeros(1)])
     yield Case("Concat", [SIGNAL, spread(3, 2, 6)], {"axis": 1}, active=(0, 1))
-    yield Case("Concat", [SIGNAL, spread(3, 4, 1), spread(3, 4, 2)], {"axis": -1}, active=(0, 2), rows=False)
+    pieces = [SIGNAL, spread(3, 4, 1), spread(3, 4, 2)]
+    yield Case("Concat", pieces, {"axis": -1}, active=(0, 2), rows=False)
     yield Case("Concat", [spread(1, 2, 6), spread(1, 1, 6)], {"axis": 1}, active=(1,), rows=False)
     yield Case("Split", [SIGNAL], {"axis": 1, "num_outputs": 3}, n_outputs=3)
     yield Case("Split", [SIGNAL, ints(1, 3, 2)], {"axis": -1}, n_outputs=3)

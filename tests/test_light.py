@@ -33,9 +33,7 @@ def randomised(name):
     rng = np.random.default_rng(0)
     shapes = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     kinds = {
-        name: (node.op_type, i)
-        for node in proto.graph.node
-        for i, name in enumerate(node.input)
+        name: (node.op_type, i) for node in proto.graph.node for i, name in enumerate(node.input)
     }
     kept = []
     for node in proto.graph.node:
@@ -53,7 +51,8 @@ def randomised(name):
     graph = helper.make_graph(kept, name, inputs, proto.graph.output, weights)
     (data,) = inputs
     shape = tuple(d.dim_value for d in data.type.tensor_type.shape.dim)
-    return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=8), data.name, shape
+    model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=8)
+    return model, data.name, shape
 
 
 def draw(rng, use, shape):
@@ -104,18 +103,16 @@ def medium(request):
 
 def test_deeplift_of_a_medium_network_adds_up(medium):
     converter, x = medium
-    found = ox.DeepLift(
-        converter, x, x_ref=image(x.shape, 2), output_idx=[0, 7], dtype="double"
-    )
+    found = ox.DeepLift(converter, x, x_ref=image(x.shape, 2), output_idx=[0, 7], dtype="double")
     (total,), (goal,) = found.decomp_sum, found.decomp_goal
-    assert np.abs(goal).max() > 1e-3
-    np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9 * max(1, np.abs(goal).max()))
+    np.testing.assert_allclose(total, goal, rtol=0, atol=1e-12 * np.abs(goal).max())
 
 
 def test_relevance_ledger_of_a_medium_network_closes(medium):
+    """Relative to the explained outputs: random residual networks return large numbers."""
     converter, x = medium
     found = ox.LRP(converter, x, rule_name="epsilon", output_idx=[0, 7], dtype="double")
-    assert found.ledger().gap.max() < 1e-9
+    assert found.ledger().gap.max() < 1e-12 * np.abs(found.decomp_goal[0]).max()
 
 
 def test_gradient_of_a_medium_network_agrees_with_differences(medium):
@@ -123,8 +120,6 @@ def test_gradient_of_a_medium_network_agrees_with_differences(medium):
     found = ox.Gradient(converter, x, output_idx=[0, 7], dtype="double")
     engine = found._engine
     v = np.random.default_rng(3).normal(size=x.shape)
-    ahead, behind = (
-        found._scores(engine.forward([x + t * v]))[0][0] for t in (1e-8, -1e-8)
-    )
+    ahead, behind = (found._scores(engine.forward([x + t * v]))[0][0] for t in (1e-8, -1e-8))
     along = np.tensordot(v[0], found.result[0][0][0], 3)
     np.testing.assert_allclose(along, (ahead - behind) / 2e-8, rtol=1e-5)

@@ -179,8 +179,11 @@ def test_gradient_agrees_with_central_differences(model):
         if slope is None:
             continue
         along = [
-            sum(np.tensordot(d[0], g[0], d[0].ndim) for d, g in zip(v, parts, strict=True)
-                if g is not None)
+            sum(
+                np.tensordot(d[0], g[0], d[0].ndim)
+                for d, g in zip(v, parts, strict=True)
+                if g is not None
+            )
             for parts in gradient.result
         ]
         for ours, theirs in zip(along, slope, strict=True):
@@ -242,7 +245,10 @@ def test_deepshap_adds_up(model, rule):
 
 def test_deeplift_adds_up_without_winners(model):
     found = ox.DeepLift(
-        model.c, rows(model, 1), x_ref=rows(model, 1, seed=1), winner_takes_all=False,
+        model.c,
+        rows(model, 1),
+        x_ref=rows(model, 1, seed=1),
+        winner_takes_all=False,
         dtype="double",
     )
     for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
@@ -266,8 +272,11 @@ def has_norm(model):
 
 def first_layers(model):
     """Return w_square for the first layer of weights and flat for the second."""
-    names = [n.name for n in model.c.graph.nodes if n.op in ("Conv", "Gemm", "MatMul")
-             and sum(n.kernel.active) == 1]
+    names = [
+        n.name
+        for n in model.c.graph.nodes
+        if n.op in ("Conv", "Gemm", "MatMul") and sum(n.kernel.active) == 1
+    ]
     return dict(zip(names, ("w_square", "flat"), strict=False))
 
 

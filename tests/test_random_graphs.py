@@ -1,5 +1,9 @@
-"""Properties that hold for every graph, tried on graphs drawn at random."""
+"""Properties that hold for every graph, tried on graphs drawn at random.
 
+The graphs are the same in every run. ONNXPLAIN_EXAMPLES=20 looks at 20 times as many, new ones.
+"""
+
+import os
 from collections import Counter
 from itertools import product
 
@@ -20,10 +24,11 @@ SEEDS = st.integers(0, 2**16)
 
 
 def examples(count: int) -> settings:
-    """Return settings for the same `count` graphs in every run."""
+    """Return settings for `count` graphs, the same in every run."""
+    more = int(os.environ.get("ONNXPLAIN_EXAMPLES", "1"))
     return settings(
-        max_examples=count,
-        derandomize=True,
+        max_examples=count * more,
+        derandomize=more == 1,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -173,7 +178,7 @@ def test_deeplift_is_complete_at_every_cut(block, draw):
         scale = magnitude_of_multipliers(found)
         for total, goal in zip(found.decomp_sum, found.decomp_goal, strict=True):
             np.testing.assert_allclose(total, goal, rtol=0, atol=1e-9 * scale)
-        assert found.ledger().gap.max() < 1e-9 * scale
+        assert (found.ledger().gap < 1e-9 * scale).all()
 
 
 def magnitude_of_multipliers(method):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from .graph import Graph, Node, constant_value
 from .load import ValueSpec
 
 Shape = tuple[int, ...]
+
+MAX_TRIAL_ELEMENTS = 2**29
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,26 @@ def examine(graph: Graph, input_dim: Sequence[Shape]) -> tuple[Graph, Trial]:
     declared = _declared_batch(graph.inputs)
     for candidate in _candidates(graph, declared or 1):
         trial = _try(candidate, input_dim)
-        if trial is not None:
+        if trial is not None and _agree(graph, candidate, input_dim, declared or 1):
             return replace(candidate, rows_first=trial.rows_first), trial
     return _fixed(graph, input_dim, declared)
+
+
+def _agree(graph: Graph, changed: Graph, input_dim: Sequence[Shape], batch: int) -> bool:
+    """Tell whether a changed graph is the same function at the batch size of the file."""
+    if changed is graph:
+        return True
+    feeds = random_rows(graph.inputs, input_dim, batch)
+    try:
+        first = run(graph, feeds)
+    except OnnxplainError:  # the file does not tell its batch size: nothing to compare with
+        return True
+    second = run(changed, feeds)
+    return all(
+        first[name].shape == second[name].shape
+        and np.allclose(first[name], second[name], rtol=1e-4, atol=1e-7, equal_nan=True)
+        for name in graph.outputs
+    )
 
 
 def _fixed(
@@ -95,6 +115,12 @@ def _declared_batch(inputs: Sequence[ValueSpec]) -> int | None:
 def random_rows(inputs: Sequence[ValueSpec], input_dim: Sequence[Shape], rows: int) -> dict:
     """Return seeded data between 0 and 1 (roots and logarithms exist), zeros for whole numbers."""
     rng = np.random.default_rng(0)
+    size = rows * sum(math.prod(dim) for dim in input_dim)
+    if size > MAX_TRIAL_ELEMENTS:
+        raise ModelError(
+            f"a batch of {rows} rows of the inputs has {size} numbers, "
+            f"{MAX_TRIAL_ELEMENTS:,} are allowed; export the model with a smaller or free batch"
+        )
     feeds = {}
     for spec, dim in zip(inputs, input_dim, strict=True):
         draw = rng.random((rows, *dim))
@@ -195,6 +221,6 @@ def _freed(
 ) -> list[int] | None:
     shape = constant_value(graph, node.input(1))
     allowzero = node.attributes.get("allowzero", 0)
-    if shape is None or allowzero or node.inputs[0] not in graph.active:
+    if shape is None or shape.ndim != 1 or allowzero or node.inputs[0] not in graph.active:
         return None
     return free([int(n) for n in shape])

@@ -68,11 +68,16 @@ def join(
     """Return the joined nodes, all weights, and aliases of dropped tensor names."""
     draft = Draft(nodes, dict(weights), outputs, data)
     _drop_identities(draft)
-    _join_each(draft, _activation)
+    join_activations(draft)
     _join_each(draft, _layer_norm)
     _join_each(draft, _affine_into_linear)
     _join_each(draft, _affine_chain)
     return draft.nodes, draft.weights, draft.aliases
+
+
+def join_activations(draft: Draft) -> None:
+    """Join activations that are spelled out."""
+    _join_each(draft, _activation)
 
 
 def _join_each(draft: Draft, match: Callable[[Draft, Node], bool]) -> None:
@@ -225,10 +230,13 @@ def _known_function(draft: Draft, root: str, cone: Sequence[Node]) -> tuple | No
 
 def _evaluate_cone(draft: Draft, root: str, cone: Sequence[Node]) -> np.ndarray:
     values: dict[str, Any] = {root: _POINTS}
+    active = {root}
     for node in cone:
         inputs = [_point_value(draft, values, name) for name in node.inputs]
-        flags = tuple(name in values for name in node.inputs)
-        values[node.outputs[0]] = evaluate(node, make_kernel(node, flags), inputs)[0]
+        kernel = make_kernel(node, tuple(name in active for name in node.inputs))
+        values[node.outputs[0]] = evaluate(node, kernel, inputs)[0]
+        if kernel is not None and kernel.active_outputs()[0]:  # a condition carries no data
+            active.add(node.outputs[0])
     return values[cone[-1].outputs[0]]
 
 
@@ -340,6 +348,8 @@ def as_affine(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] | 
     if node.domain == "onnxplain" and node.op == "ChannelAffine":
         x, w, b = node.inputs
         return x, draft.weights[w], draft.weights[b]
+    if node.op == "Neg" and not node.domain:
+        return node.inputs[0], np.float32(-1), np.float32(0)
     if node.domain or node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
     values = [draft.constant(i) for i in node.inputs]
@@ -386,7 +396,7 @@ def _batch_norm(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] 
     if node.domain or node.op != "BatchNormalization" or node.attributes.get("training_mode", 0):
         return None
     stats = [draft.constant(i) for i in node.inputs[1:5]]
-    if any(s is None for s in stats):
+    if any(s is None for s in stats) or len({s.shape for s in stats}) > 1:
         return None
     gamma, beta, mean, var = (s.astype(np.float64) for s in stats)
     factor = gamma / np.sqrt(var + node.attributes.get("epsilon", 1e-5))
@@ -400,7 +410,8 @@ def _weights_constant(draft: Draft, layer: Node) -> bool:
         and layer.attributes.get("beta", 1.0) == 1.0
         and not layer.attributes.get("transA", 0)
     )
-    return all(constants) and draft.constant(layer.inputs[0]) is None and plain
+    floats = plain and all(constants) and draft.weights[layer.inputs[1]].dtype.kind == "f"
+    return floats and draft.constant(layer.inputs[0]) is None
 
 
 def _channels(layer: Node, w: np.ndarray) -> int | None:
@@ -463,6 +474,14 @@ def _scale_weight(layer: Node, w: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return wide.astype(w.dtype)
 
 
+def _broadcast(*arrays: np.ndarray) -> bool:
+    try:
+        np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError:
+        return False
+    return True
+
+
 def _affine_chain(draft: Draft, node: Node) -> bool:
     """Join two affine maps by constants in a row into one."""
     outer = as_affine(draft, node)
@@ -470,6 +489,10 @@ def _affine_chain(draft: Draft, node: Node) -> bool:
     inner = as_affine(draft, before) if before else None
     if outer is None or before is None or inner is None or not draft.alone(outer[0]):
         return False
+    if node.op == before.op == "Neg":  # whole numbers have a Neg as well
+        return False
+    if not _broadcast(*inner[1:], *outer[1:]):
+        return False  # the file is wrong; running it says so by the node's name
     x, w, b = inner[0], inner[1] * outer[1], inner[2] * outer[1] + outer[2]
     names = (draft.add_weight(f"{node.name}.w", w), draft.add_weight(f"{node.name}.b", b))
     joined = _names(before, node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..arrays import Array, is_device, is_float, to_host
-from ..errors import ModelError, OnnxplainError, UnsupportedOpError, listed, shown
+from ..arrays import MAX_ELEMENTS, Array, checked_shape, is_device, is_float, to_host
+from ..errors import ModelError, OnnxplainError, UnsupportedOpError, listed, shortened, shown
 from ..kernels.base import Kernel
 from .load import RawModel, RawNode, ValueSpec
 
@@ -33,7 +34,7 @@ class Node:
     def label(self) -> str:
         """Name, operator and opset, for messages."""
         op = f"{self.domain}.{self.op}" if self.domain else self.op
-        return f"node '{self.name}' ({op}, opset {self.opset})"
+        return f"node {shown(self.name)} ({op}, opset {self.opset})"
 
     def input(self, i: int) -> str:
         """Return the name of input `i`, "" where it is left away."""
@@ -91,6 +92,7 @@ def _cast_node(node: Node, dtype: np.dtype) -> Node:
 # -- building -------------------------------------------------------------------------------------
 
 
+@np.errstate(all="ignore")  # constants that are no numbers show in the outputs
 def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = None) -> Graph:
     """Fold constants, join what exporters split, find what carries data, bind kernels.
 
@@ -169,9 +171,11 @@ def make_kernel(node: Node, active: tuple[bool, ...]) -> Kernel | None:
     try:
         return cls(attributes, active, n_outputs)
     except OnnxplainError as error:
-        raise type(error)(f"{node.label}: {error}") from error
+        raise type(error)(f"{node.label}: {shortened(str(error))}") from error
     except FAILURES as error:
-        raise ModelError(f"{node.label} has attributes that cannot be used: {error}") from error
+        raise ModelError(
+            f"{node.label} has attributes that cannot be used: {shortened(str(error))}"
+        ) from error
 
 
 def _fold(
@@ -193,16 +197,29 @@ def _fold(
 def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
     """Run the forward pass of one node; errors name the node."""
     try:
+        _check_broadcast(inputs)
         out = kernel.forward(*inputs)
     except OnnxplainError as error:
-        raise type(error)(f"{node.label}: {error}") from error
+        raise type(error)(f"{node.label}: {shortened(str(error))}") from error
     except FAILURES as error:
         shapes = listed("none" if x is None else tuple(x.shape) for x in inputs)
-        reason = str(error)[:120] or type(error).__name__
+        reason = shortened(str(error)) or type(error).__name__
         raise ModelError(
             f"{node.label} cannot run on inputs of shapes {shapes}: {reason}"
         ) from error
     return out if isinstance(out, tuple) else (out,)
+
+
+def _check_broadcast(inputs: Sequence[Array | None]) -> None:
+    """Refuse outer products of absurd size before NumPy takes the memory for them."""
+    shapes = [x.shape for x in inputs if x is not None and x.ndim]
+    if len(shapes) < 2 or math.prod(math.prod(shape) for shape in shapes) <= MAX_ELEMENTS:
+        return
+    try:
+        joint = np.broadcast_shapes(*shapes)
+    except ValueError:  # what does not broadcast does not grow this way
+        return
+    checked_shape(joint)
 
 
 def _check_supported(nodes: Sequence[Node]) -> None:
@@ -240,7 +257,7 @@ def _no_kernel(node: Node, flags: tuple[bool, ...]) -> str:
         return f"{node.label}: this operator is known from opset {min(since)} on"
     data = [name for name, flag in zip(node.inputs, flags, strict=True) if flag]
     return (
-        f"{node.label}: no rule for data on its inputs {', '.join(data)}; "
+        f"{node.label}: no rule for data on its inputs {listed(data)}; "
         "give the tensors before it as outputs, convert(model, outputs=[...])"
     )
 

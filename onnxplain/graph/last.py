@@ -35,7 +35,9 @@ def without_last_activation(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple
         targets.append(target)
         new.extend(copies)
     extra = [t for t in dict.fromkeys(targets) if t not in graph.outputs]
-    return insert(graph, new, [*graph.outputs, *extra]), tuple(targets), tuple(activations)
+    unique = {node.name: node for node in new}  # outputs may share a part of their paths
+    graph = insert(graph, list(unique.values()), [*graph.outputs, *extra])
+    return graph, tuple(targets), tuple(activations)
 
 
 def last_activations(graph: Graph) -> tuple[str | None, ...]:

@@ -23,7 +23,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxplain.errors import ModelError, ModelFileError
+from onnxplain.errors import ModelError, ModelFileError, shortened
 
 OLDEST_OPSET = 7
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
@@ -516,7 +516,7 @@ def _topological_order(
         return list(TopologicalSorter(dict(enumerate(before))).static_order())
     except CycleError as error:
         positions: list[int] = error.args[1]
-        cycle = [names[i] for i in positions]
+        cycle = [shortened(names[i], 50) for i in positions]
         shown = " -> ".join(cycle[:4]) + (" -> ..." if len(cycle) > 4 else "")
         raise ModelError(f"the graph has a cycle ({shown}); export the model again") from error
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ..arrays import Array, divide, namespace, special
-from .families import Elementwise
+from ..arrays import Array, divide, may_hold, namespace, negative, positive, special
+from .families import Elementwise, mean_between
 
 _ROOT_2 = math.sqrt(2.0)
 _ROOT_2_PI = math.sqrt(2.0 / math.pi)
+_LOG_2 = math.log(2.0)
 
 
 def _where(condition: Array, a: Array | float, b: Array | float, like: Array) -> Array:
@@ -17,13 +18,31 @@ def _where(condition: Array, a: Array | float, b: Array | float, like: Array) ->
 
 def expm1_ratio(d: Array) -> Array:
     """Return (exp(d) - 1) / d, 1 at 0."""
-    xp = namespace(d)
-    return divide(xp.expm1(d), d, 1.0)
+    return divide(namespace(d).expm1(d), d, 1.0)
 
 
-def sinhc_scaled(d: Array) -> Array:
-    """Return (1 - exp(-|d|)) / |d|: the secant factor that never overflows, 1 at 0."""
-    return expm1_ratio(-abs(d))
+def exp_secant(x: Array, x0: Array) -> Array:
+    """Return (exp(x) - exp(x0)) / (x - x0), by the larger of the two so that nothing overflows."""
+    xp = namespace(x, x0)
+    return xp.exp(xp.maximum(x, x0)) * expm1_ratio(-abs(x - x0))
+
+
+def erf_secant(x: Array, x0: Array, dx: Array) -> Array:
+    """Return (erf(x) - erf(x0)) / dx.
+
+    Close points: the mean slope. Others: by what is missing to 1, which keeps its digits where erf
+    is flat.
+    """
+    xp, sp = namespace(x, x0), special(dx)
+    close = abs(dx) * (abs(x) + abs(x0) + 1) < 0.25
+    missing, missing0 = sp.erfc(abs(x)), sp.erfc(abs(x0))
+    two_sides = (x > 0) != (x0 > 0)
+    apart = xp.where(two_sides, 2 - missing - missing0, missing0 - missing)
+    out = divide(_where(x > 0, apart, -apart, dx), xp.where(close, 1, dx))
+    if may_hold(close):
+        near = mean_between(lambda p: xp.exp(-p * p), x0, xp.where(close, dx, 0))
+        out = xp.where(close, 2 / math.sqrt(math.pi) * near, out)
+    return out.astype(dx.dtype, copy=False)
 
 
 class Piecewise(Elementwise):
@@ -160,6 +179,15 @@ class HardSigmoid(Piecewise, op="HardSigmoid"):
         z = self.alpha * x + self.beta
         return _where((z > 0) & (z < 1), self.alpha, 0, x)
 
+    def secant(self, x, y, x0, y0):
+        """alpha times the share of the way that lies between the kinks."""
+        if self.alpha == 0:
+            return self.slope(x - x0, y)
+        xp = namespace(x, x0)
+        low, high = sorted((-self.beta / self.alpha, (1 - self.beta) / self.alpha))
+        share = divide(xp.clip(x, low, high) - xp.clip(x0, low, high), x - x0)
+        return xp.where(x == x0, self.slope(x, y), self.alpha * share).astype(y.dtype, copy=False)
+
 
 class HardSwish(Elementwise, op="HardSwish"):
     """y = x max(0, min(1, x / 6 + 1 / 2))."""
@@ -173,11 +201,14 @@ class HardSwish(Elementwise, op="HardSwish"):
         return _where(x <= -3, 0, _where(x >= 3, 1, x / 3 + 0.5, x), x)
 
     def secant(self, x, y, x0, y0):
-        """Inside (-3, 3) y is a quadratic, whose secant is the slope at the midpoint."""
-        inside = (abs(x) <= 3) & (abs(x0) <= 3)
-        same = inside | (x == x0) | ((x >= 3) & (x0 >= 3))
-        middle = (x + x0) / 2
-        return _where(same, self.slope(middle, middle), divide(y - y0, x - x0), x)
+        """A quadratic's secant on the part of the way inside (-3, 3), 1 on the part above."""
+        xp = namespace(x, x0)
+        dx = x - x0
+        u, u0 = xp.clip(x, -3, 3), xp.clip(x0, -3, 3)
+        middle = (xp.minimum(u, u0) + 3) + xp.maximum(u, u0)  # in this order nothing cancels
+        inside = middle / 6 * divide(u - u0, dx)
+        above = divide(xp.maximum(x, 3) - xp.maximum(x0, 3), dx)
+        return _where(dx == 0, self.slope(x, y), inside + above, dx)
 
 
 class Sigmoid(Elementwise, op="Sigmoid"):
@@ -195,7 +226,7 @@ class Sigmoid(Elementwise, op="Sigmoid"):
         """s(x) - s(x0) = s(max) s(-min) (1 - exp(-|x - x0|))."""
         xp = namespace(x, x0)
         high, low = xp.maximum(x, x0), xp.minimum(x, x0)
-        return self.forward(high) * self.forward(-low) * sinhc_scaled(x - x0)
+        return self.forward(high) * self.forward(-low) * expm1_ratio(-abs(x - x0))
 
 
 class Tanh(Sigmoid, op="Tanh"):
@@ -205,7 +236,9 @@ class Tanh(Sigmoid, op="Tanh"):
         return namespace(x).tanh(x)
 
     def slope(self, x, y):
-        return 1 - y * y
+        """1 - y^2, which cancels where y is flat, as 4 e / (1 + e)^2 with e = exp(-2 |x|)."""
+        e = namespace(x).exp(-2 * abs(x))
+        return 4 * e / ((1 + e) * (1 + e))
 
     def secant(self, x, y, x0, y0):
         s = _SIGMOID
@@ -241,105 +274,172 @@ class Softsign(Elementwise, op="Softsign"):
         return x / (1 + abs(x))
 
     def slope(self, x, y):
-        return 1 / (1 + abs(x)) ** 2
+        inverse = 1 / (1 + abs(x))
+        return inverse * inverse
+
+    def secant(self, x, y, x0, y0):
+        """On one side of 0 the product of 1 / (1 + |x|) at both points, else more."""
+        a, a0 = abs(x), abs(x0)
+        two_sides = (x > 0) != (x0 > 0)
+        bend = _where(two_sides, 2 * a * divide(a0, a + a0), 0, a + a0)
+        return (1 + bend) / (1 + a) / (1 + a0)
 
 
-class Elu(Elementwise, op="Elu"):
+class ExponentialTail(Elementwise):
+    """y = right x where x > 0, else left (exp(rate x) - 1) / rate."""
+
+    activation = True
+
+    def shape(self) -> tuple[float, float, float]:
+        """Return right, left and rate."""
+        raise NotImplementedError
+
+    def forward(self, x):
+        right, left, rate = self.shape()
+        y = right * positive(x) + left / rate * namespace(x).expm1(rate * negative(x))
+        return y.astype(x.dtype, copy=False)
+
+    def slope(self, x, y):
+        right, left, rate = self.shape()
+        return _where(x > 0, right, left * namespace(x).exp(rate * negative(x)), x)
+
+    def secant(self, x, y, x0, y0):
+        """The secants of both pieces, weighted by the part of the way that lies on each."""
+        right, left, rate = self.shape()
+        dx, n, n0 = x - x0, negative(x), negative(x0)
+        above, below = divide(positive(x) - positive(x0), dx), divide(n - n0, dx)
+        out = right * above + left * exp_secant(rate * n, rate * n0) * below
+        return _where(dx == 0, self.slope(x, y), out, dx)
+
+
+class Elu(ExponentialTail, op="Elu"):
     """y = x where x > 0, else alpha (exp(x) - 1)."""
 
-    activation = True
-
-    def forward(self, x):
-        xp = namespace(x)
-        return _where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)), x)
-
-    def slope(self, x, y):
-        xp = namespace(x)
-        return _where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)), x)
+    def shape(self):
+        return 1.0, self.alpha, 1.0
 
 
-class Selu(Elementwise, op="Selu"):
+class Selu(ExponentialTail, op="Selu"):
     """y = gamma x where x > 0, else gamma alpha (exp(x) - 1)."""
 
-    activation = True
-
-    def forward(self, x):
-        xp = namespace(x)
-        return self.gamma * _where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)), x)
-
-    def slope(self, x, y):
-        xp = namespace(x)
-        return self.gamma * _where(x > 0, 1, self.alpha * xp.exp(xp.minimum(x, 0)), x)
+    def shape(self):
+        return self.gamma, self.gamma * self.alpha, 1.0
 
 
-class Celu(Elementwise, op="Celu"):
+class Celu(ExponentialTail, op="Celu"):
     """y = max(0, x) + min(0, alpha (exp(x / alpha) - 1))."""
 
-    activation = True
-
-    def forward(self, x):
-        xp = namespace(x)
-        return _where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0) / self.alpha), x)
-
-    def slope(self, x, y):
-        xp = namespace(x)
-        return _where(x > 0, 1, xp.exp(xp.minimum(x, 0) / self.alpha), x)
+    def shape(self):
+        return 1.0, 1.0, 1 / self.alpha
 
 
-class Gelu(Elementwise, op="Gelu"):
-    """y = x Phi(x), exactly or by tanh."""
+class Gated(Elementwise):
+    """y = x p(x) with a gate p that rises from 0 to 1."""
 
     activation = True
 
-    def forward(self, x):
-        return x * self._phi(x)
+    def gate(self, x: Array) -> Array:
+        """Return p."""
+        raise NotImplementedError
 
-    def _inner(self, x):
-        return _ROOT_2_PI * (x + 0.044715 * x**3)
+    def gate_slope(self, x: Array) -> Array:
+        """Return dp/dx."""
+        raise NotImplementedError
 
-    def _phi(self, x):
-        if self.approximate == "tanh":
-            return 0.5 * (1 + namespace(x).tanh(self._inner(x)))
-        return 0.5 * special(x).erfc(-x / _ROOT_2)
-
-    def slope(self, x, y):
-        xp = namespace(x)
-        if self.approximate == "tanh":
-            t = xp.tanh(self._inner(x))
-            return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _ROOT_2_PI * (1 + 0.134145 * x * x)
-        density = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        return self._phi(x) + x * density
-
-
-class Mish(Elementwise, op="Mish"):
-    """y = x tanh(softplus(x))."""
-
-    activation = True
+    def gate_secant(self, x: Array, x0: Array) -> Array:
+        """Return (p(x) - p(x0)) / (x - x0)."""
+        raise NotImplementedError
 
     def forward(self, x):
-        xp = namespace(x)
-        return x * xp.tanh(xp.logaddexp(x, x.dtype.type(0)))
+        return x * self.gate(x)
 
     def slope(self, x, y):
-        xp = namespace(x)
-        t = xp.tanh(xp.logaddexp(x, x.dtype.type(0)))
-        return t + x * (1 - t * t) * special(x).expit(x)
+        return self.gate(x) + x * self.gate_slope(x)
+
+    def secant(self, x, y, x0, y0):
+        """Close points: the product rule at the midpoint, which is exact. Others: the quotient."""
+        xp = namespace(x, x0)
+        dx = x - x0
+        close = abs(dx) < 1
+        apart = divide(y - y0, xp.where(close, 1, dx))
+        if not may_hold(close):
+            return apart
+        mean, middle = 0.5 * (self.gate(x) + self.gate(x0)), 0.5 * (x + x0)
+        return _where(close, mean + middle * self.gate_secant(x, x0), apart, dx)
 
 
-class Swish(Elementwise, op="Swish", since=24):
+class SigmoidGated(Gated):
+    """y = x sigmoid(u(x))."""
+
+    def inner(self, x: Array) -> Array:
+        """Return u."""
+        raise NotImplementedError
+
+    def inner_secant(self, x: Array, x0: Array) -> Array:
+        """Return (u(x) - u(x0)) / (x - x0)."""
+        raise NotImplementedError
+
+    def gate(self, x):
+        return special(x).expit(self.inner(x)).astype(x.dtype, copy=False)
+
+    def gate_slope(self, x):
+        p = self.gate(x)
+        return p * (1 - p) * self.inner_secant(x, x)
+
+    def gate_secant(self, x, x0):
+        xp = namespace(x, x0)
+        p, p0, steepness = self.gate(x), self.gate(x0), self.inner_secant(x, x0)
+        spread = xp.maximum(p, p0) * (1 - xp.minimum(p, p0))
+        return spread * expm1_ratio(-abs(steepness * (x - x0))) * steepness
+
+
+class Gelu(SigmoidGated, op="Gelu"):
+    """y = x Phi(x), exactly or with Phi(x) = sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+
+    def setup(self):
+        self.exact = self.approximate != "tanh"
+
+    def inner(self, x):
+        return 2 * _ROOT_2_PI * x * (1 + 0.044715 * x * x)
+
+    def inner_secant(self, x, x0):
+        return 2 * _ROOT_2_PI * (1 + 0.044715 * (x * x + x * x0 + x0 * x0))
+
+    def gate(self, x):
+        if not self.exact:
+            return super().gate(x)
+        return 0.5 * special(x).erfc(x / -_ROOT_2).astype(x.dtype, copy=False)
+
+    def gate_slope(self, x):
+        if not self.exact:
+            return super().gate_slope(x)
+        return namespace(x).exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+    def gate_secant(self, x, x0):
+        if not self.exact:
+            return super().gate_secant(x, x0)
+        return erf_secant(x / _ROOT_2, x0 / _ROOT_2, (x - x0) / _ROOT_2) / (2 * _ROOT_2)
+
+
+class Mish(SigmoidGated, op="Mish"):
+    """y = x tanh(softplus(x)) = x sigmoid(x + softplus(x - log 2))."""
+
+    def inner(self, x):
+        return x + _SOFTPLUS.forward(x - _LOG_2)
+
+    def inner_secant(self, x, x0):
+        v, v0 = x - _LOG_2, x0 - _LOG_2
+        return 1 + _SOFTPLUS.secant(v, _SOFTPLUS.forward(v), v0, _SOFTPLUS.forward(v0))
+
+
+class Swish(SigmoidGated, op="Swish", since=24):
     """y = x sigmoid(alpha x)."""
 
-    activation = True
+    def inner(self, x):
+        return self.alpha * x
 
-    def forward(self, x):
-        return x * self._gate(x)
-
-    def _gate(self, x):
-        return special(x).expit(x * x.dtype.type(self.alpha)).astype(x.dtype, copy=False)
-
-    def slope(self, x, y):
-        s = self._gate(x)
-        return s + self.alpha * x * s * (1 - s)
+    def inner_secant(self, x, x0):
+        return namespace(x).full_like(x - x0, self.alpha)
 
 
 class Exp(Elementwise, op="Exp"):
@@ -352,7 +452,7 @@ class Exp(Elementwise, op="Exp"):
         return y
 
     def secant(self, x, y, x0, y0):
-        return namespace(y).maximum(y, y0) * sinhc_scaled(x - x0)
+        return namespace(y, y0).maximum(y, y0) * expm1_ratio(-abs(x - x0))
 
 
 class Log(Elementwise, op="Log"):
@@ -365,12 +465,12 @@ class Log(Elementwise, op="Log"):
         return 1 / x
 
     def secant(self, x, y, x0, y0):
-        """log(x) - log(x0) = log1p((x - x0) / x0)."""
+        """log(x) - log(x0) = log1p((x - x0) / x0), from the smaller of the two."""
         xp = namespace(x, x0)
-        dx = x - x0
-        near = abs(dx) < 0.5 * abs(x0)
-        ratio = xp.where(near, divide(dx, x0), 0)
-        return divide(_where(near, xp.log1p(ratio), y - y0, dx), dx, 1 / x0)
+        d, low = abs(x - x0), xp.minimum(x, x0)
+        near = d < 3 * low
+        small = xp.log1p(xp.where(near, d, 0) / xp.where(near, low, 1))
+        return divide(_where(near, small, abs(y - y0), d), d, 1 / low)
 
 
 class Sqrt(Elementwise, op="Sqrt"):
@@ -408,6 +508,9 @@ class Erf(Elementwise, op="Erf"):
     def slope(self, x, y):
         return (2 / math.sqrt(math.pi)) * namespace(x).exp(-x * x)
 
+    def secant(self, x, y, x0, y0):
+        return erf_secant(x, x0, x - x0)
+
 
 class Erfc(Erf, op="Erfc"):
     """y = 1 - erf(x): no operator of ONNX, but written by tf2onnx for an exact Gelu."""
@@ -418,9 +521,12 @@ class Erfc(Erf, op="Erfc"):
     def slope(self, x, y):
         return -super().slope(x, y)
 
+    def secant(self, x, y, x0, y0):
+        return -erf_secant(x, x0, x - x0)
+
 
 def _instance(cls: type, **attributes: float) -> Elementwise:
     return cls(attributes, (True,))
 
 
-_SIGMOID = _instance(Sigmoid)
+_SIGMOID, _SOFTPLUS = _instance(Sigmoid), _instance(Softplus)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
@@ -228,7 +227,7 @@ class Pow(Elementwise, op="Pow"):
     """y = x ** p with a constant exponent."""
 
     def forward(self, x, p):
-        if is_float(x.dtype) and np.size(p) == 1:
+        if is_float(x.dtype) and p.size == 1:
             exponent = float(p.reshape(()))
             if exponent == 2:
                 return x * x
@@ -241,7 +240,7 @@ class Pow(Elementwise, op="Pow"):
         return (p * self.forward(x, p - 1)).astype(x.dtype, copy=False)
 
     def secant(self, x, y, x0, y0, p):
-        if np.size(p) == 1 and float(p.reshape(())) in (1, 2, 3):
+        if p.size == 1 and float(p.reshape(())) in (1, 2, 3):
             return {
                 1: lambda: x * 0 + x0 * 0 + 1,
                 2: lambda: x + x0,
@@ -249,18 +248,20 @@ class Pow(Elementwise, op="Pow"):
             }[int(p.reshape(()))]()
         xp = namespace(x, x0)
         dx = x - x0
-        # Relative closeness keeps the mean slope exact for steep powers near zero.
-        close = (abs(dx) < 0.05 * xp.maximum(abs(x), abs(x0))) & ((x > 0) == (x0 > 0))
-        safe, safe0 = xp.where(close, x, 1), xp.where(close, x0, 1)
-        mean = self._mean_slope(safe, safe0, p)
-        out = xp.where(close, mean, divide(y - y0, xp.where(close, 0, dx)))
-        return xp.where(dx == 0, self.slope(x0, y0, p), out).astype(y.dtype, copy=False)
+        low, high = xp.minimum(abs(x), abs(x0)), xp.maximum(abs(x), abs(x0))
+        close = ((x > 0) == (x0 > 0)) & (high < 4 * low)
+        near = self._close(xp.where(close, low, 1), xp.where(close, high, 1), p)
+        near = near * xp.sign(x) * xp.sign(y)  # x^p = sign |x|^p on either side of 0
+        out = xp.where(close, near, divide(y - y0, xp.where(close, 0, dx)))
+        return xp.where(dx == 0, self.slope(x, y, p), out).astype(y.dtype, copy=False)
 
-    def _mean_slope(self, x, x0, p):
-        from .families import _FLOATS, _WEIGHT_FLOATS
-
-        points = ((w, x0 + t * (x - x0)) for t, w in zip(_FLOATS, _WEIGHT_FLOATS, strict=True))
-        return sum(w * self.slope(v, v, p) for w, v in points)
+    @staticmethod
+    def _close(low: Array, high: Array, p: Array) -> Array:
+        """high^p - low^p = low^p (exp(p log(high / low)) - 1), over high - low."""
+        xp = namespace(low)
+        ratio = (high - low) / low
+        growth = divide(xp.expm1(p * xp.log1p(ratio)), ratio)
+        return low ** (p - 1) * growth
 
 
 class Extremum(Kernel):

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..arrays import (
     divide,
     fold,
     lead,
+    may_hold,
     namespace,
     negative,
     positive,
@@ -30,12 +32,17 @@ from ..arrays import (
     unbroadcast,
     unfold,
 )
-from ..errors import UnsupportedOpError
+from ..errors import ModelError, UnsupportedOpError
 from .base import Kernel, Note, Pair, Parts, Record, Signals, joint_shape
 
 # Nodes and weights of Gauss-Legendre quadrature on [0, 1], for secants of smooth functions.
-_NODES, _WEIGHTS = (0.5 * v for v in np.polynomial.legendre.leggauss(7))
-_NODES = _NODES + 0.5
+_NODES, _WEIGHTS = ((0.5 * v).tolist() for v in np.polynomial.legendre.leggauss(7))
+
+
+def mean_between(f: Any, x0: Array, dx: Array) -> Array:
+    """Return the mean of a smooth function between x0 and x0 + dx."""
+    points = ((w, x0 + (t + 0.5) * dx) for t, w in zip(_NODES, _WEIGHTS, strict=True))
+    return sum(w * f(p) for w, p in points)
 
 
 def both(f: Any, signal: Array | Pair) -> Array | Pair:
@@ -48,6 +55,11 @@ class Elementwise(Kernel):
 
     family = "elementwise"
     data = (0,)
+
+    def value(self, x: Array, *params: Array) -> Array:
+        """Return f(x); `params` are the other inputs, wherever x stands among them."""
+        i = self.position
+        return self.forward(*params[:i], x, *params[i:])
 
     def slope(self, x: Array, y: Array, *params: Array) -> Array:
         """Return dy/dx."""
@@ -62,11 +74,10 @@ class Elementwise(Kernel):
         xp = namespace(x, x0)
         dx = x - x0
         close = (abs(dx) < 0.1) & ((x > 0) == (x0 > 0))
-        if not bool(close.any()):
+        if not may_hold(close):
             return (y - y0) / dx
-        mean = sum(
-            w * self.slope(p, self.forward(p, *params), *params)
-            for w, p in ((w, x0 + t * dx) for t, w in zip(_FLOATS, _WEIGHT_FLOATS, strict=True))
+        mean = mean_between(
+            lambda p: self.slope(p, self.value(p, *params), *params), x0, xp.where(close, dx, 0)
         )
         return xp.where(close, mean, divide(y - y0, xp.where(close, 0, dx))).astype(
             dx.dtype, copy=False
@@ -105,9 +116,6 @@ class Elementwise(Kernel):
         return words[method]
 
 
-_FLOATS, _WEIGHT_FLOATS = [float(v) for v in _NODES], [float(v) for v in _WEIGHTS]
-
-
 class Linear(Kernel):
     """y = A(w) x + b with weights w and bias b that carry no data."""
 
@@ -130,18 +138,23 @@ class Linear(Kernel):
 
     def split(self, w: Any) -> tuple[Any, Any]:
         """Return the positive and the negative weights; None stands for zero weights."""
-        if np.ndim(w) == 0:
+        if isinstance(w, int | float):
             return (w, None) if w >= 0 else (None, w)
         return positive(w), negative(w)
 
     def map_weights(self, w: Any, f: Any) -> Any:
         """Apply an elementwise function to the weights."""
-        return f(w) if np.ndim(w) else w
+        return f(w)
 
     def forward(self, *inputs):
         x, w, b = self.operand(inputs)
-        y = self.apply(x, w)
-        return y if b is None else y + b
+        z = self.apply(x, w)
+        if b is None:
+            return z
+        y = z + b
+        if y.shape != z.shape:
+            raise ModelError(f"a bias of shape {b.shape} does not fit an output of {z.shape}")
+        return y
 
     def gradient(self, rec, g):
         x, w, _ = self.operand(rec.inputs)
@@ -279,6 +292,8 @@ class Merge(Kernel):
     def relevance(self, rec, r, rule, note):
         if rule.equal_shares:
             share = r[0] / len(self.active)
+            if note is not None:
+                note.add("bias", share * (len(self.active) - sum(self.active)))
             return self._each(rec, None, lambda i, c, shape: unbroadcast(share, shape))
         z = rec.outputs[0]
         d = stabilise(z, rule.rule.stabiliser(z.dtype))
@@ -339,9 +354,16 @@ class Product(Kernel):
         """Return the gradients of both factors."""
         raise NotImplementedError
 
+    def bias(self, rec: Record) -> Array | None:
+        """Return what is added to the product, a constant."""
+        return None
+
+    def _pair(self, a: Array, b: Array) -> Signals:
+        return (a, b) + (None,) * (len(self.active) - 2)
+
     def gradient(self, rec, g):
         a, b = rec.inputs[:2]
-        return self.back(g[0], a, b, (a.shape, b.shape))
+        return self._pair(*self.back(g[0], a, b, (a.shape, b.shape)))
 
     def relevance(self, rec, r, rule, note):
         """Half to each factor, shared like a linear map (Achtibat et al. 2024, AttnLRP)."""
@@ -351,12 +373,15 @@ class Product(Kernel):
         s = 0.5 * r[0] / d
         if note is not None:
             note.add("stabiliser", 2 * s * (d - z))
+            if (bias := self.bias(rec)) is not None:
+                note.add("bias", 2 * s * bias)
         ga, gb = self.back(s, a, b, (a.shape, b.shape))
-        return a * ga, b * gb
+        return self._pair(a * ga, b * gb)
 
     def deeplift(self, rec, ref, m, rule, parts):
         a, b = (0.5 * (x + x0) for x, x0 in zip(rec.inputs[:2], ref.inputs[:2], strict=True))
-        return self.back(m[0], a, b, (joint_shape(rec, ref, 0), joint_shape(rec, ref, 1)))
+        shapes = (joint_shape(rec, ref, 0), joint_shape(rec, ref, 1))
+        return self._pair(*self.back(m[0], a, b, shapes))
 
     def connection(self, rec, g, rule):
         raise UnsupportedOpError(
@@ -432,16 +457,21 @@ class Selector(Kernel):
     def _surrogate(self, x, x0, y, y0, m, shape):
         """Spread over the window as its mean would; the winner gets what the mean cannot carry."""
         mean = self.average(x - x0)
-        spread = self.average_vjp(m * divide(y - y0, mean), shape)
-        stuck = (mean == 0).astype(mean.dtype)
-        return spread + self._cross(x, x0, y, y0, m * stuck, shape)
+        # A mean that is rounding only (probabilities, say) would make the quotient a random number.
+        limit = math.sqrt(np.finfo(mean.dtype).eps)
+        stuck = abs(mean) <= limit * self.average(abs(x - x0))
+        xp = namespace(mean)
+        spread = self.average_vjp(m * divide(y - y0, xp.where(stuck, 0, mean)), shape)
+        return spread + self._cross(x, x0, y, y0, m * stuck.astype(mean.dtype), shape)
 
     def connection(self, rec, g, rule):
         x = rec.inputs[0]
         if not rule.innsight:
             return self.at(0, self.average_vjp(g[0], x.shape))
         level = namespace(x).ones_like(x)
-        return self.at(0, self.send(g[0], level, self.forward(level), x.shape))
+        top = self.forward(level)
+        top = top[0] if isinstance(top, tuple) else top
+        return self.at(0, self.send(g[0], level, top, x.shape))
 
     def describe(self, method):
         words = {

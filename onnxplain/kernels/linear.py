@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-
 from ..arrays import Array, namespace, unbroadcast
+from ..errors import ModelError
 from .families import Linear, Product
 
 
@@ -38,16 +38,20 @@ class GemmProduct(Product, op="Gemm"):
         return active[0] and active[1] and not any(active[2:])
 
     def forward(self, a, b, c=None):
-        y = self.alpha * ((a.T if self.transA else a) @ (b.T if self.transB else b))
-        y = y if c is None else y + self.beta * c
+        z = self.alpha * ((a.T if self.transA else a) @ (b.T if self.transB else b))
+        y = z if c is None else z + self.beta * c
+        if y.shape != z.shape:
+            raise ModelError(f"a bias of shape {c.shape} does not fit an output of {z.shape}")
         return y.astype(a.dtype, copy=False)
 
     def back(self, g, a, b, shapes):
         g = self.alpha * g
         ga = g @ (b if self.transB else swap(b))
         gb = swap(a.T if self.transA else a) @ g
-        ga, gb = (swap(ga) if self.transA else ga), (swap(gb) if self.transB else gb)
-        return (ga, gb) if len(self.active) == 2 else (ga, gb, None)
+        return (swap(ga) if self.transA else ga), (swap(gb) if self.transB else gb)
+
+    def bias(self, rec):
+        return None if len(rec.inputs) < 3 or rec.inputs[2] is None else self.beta * rec.inputs[2]
 
 
 class MatMul(Linear, op="MatMul"):

@@ -236,7 +236,7 @@ class LRN(Axis, op="LRN"):
         exponent = x.dtype.type(-self.beta)
         s, s0 = self._base(x), self._base(x0)
         p, p0 = s**exponent, s0**exponent
-        secant = _POW.secant(s, p, s0, p0, namespace(x).asarray(exponent))
+        secant = _POW.secant(s, p, s0, p0, exponent)
         pull = self._sum(m * (0.5 * (x + x0) * secant), x.ndim, transpose=True)
         return m * (0.5 * (p + p0)) + (self.alpha / self.size) * (x + x0) * pull
 

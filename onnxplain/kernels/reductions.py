@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..arrays import Array, divide, host_ints, namespace
+from ..errors import UnsupportedOpError
 from .base import Kernel
 from .families import Axis, Linear, Selector
 
@@ -157,8 +158,8 @@ class BoundExtreme(Selector):
 
     def _cross(self, x, x0, y, y0, m, shape):
         if isinstance(self._kernel, ReduceMin):
-            # A minimum is a maximum upside down: the roles of rise and fall are exchanged.
-            return super()._cross(x0, x, y0, y, m, shape)
+            # A minimum is a maximum upside down.
+            return super()._cross(-x, -x0, -y, -y0, m, shape)
         return super()._cross(x, x0, y, y0, m, shape)
 
 
@@ -221,10 +222,15 @@ class ReduceL2(Reduction, Axis, op="ReduceL2"):
         share = divide(x + x0, total)
         return self.at(0, self._restore(m[0], x.ndim, axes) * share)
 
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError(f"{self.op} has no weights: connection weights are not defined")
+
     def describe(self, method):
-        if method == "lrp":
-            return ("squares", True, "shared by squares, a convention")
-        return super().describe(method)
+        words = {
+            "lrp": ("squares", True, "shared by squares, a convention"),
+            "connection": ("", False, "not defined: a norm has no weights"),
+        }
+        return words.get(method) or super().describe(method)
 
 
 __all__ = ["ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"]

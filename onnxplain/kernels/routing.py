@@ -125,6 +125,8 @@ class Unsqueeze(Reshaping, op="Unsqueeze", since=13):
         """Insert axes."""
         ndim = x.ndim + len(axes)
         new = {a % ndim for a in axes}
+        if len(new) < len(axes):
+            raise ModelError(f"cannot insert axes {axes}: the same place is named twice")
         lengths = iter(x.shape)
         return x.reshape([1 if i in new else next(lengths) for i in range(ndim)])
 

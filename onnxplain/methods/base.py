@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +14,15 @@ import numpy as np
 from .. import names as naming
 from ..arrays import Array, is_float, lead, namespace, to_host
 from ..data import float_type, prepare
-from ..errors import ArgumentError, DeviceError, MissingPackageError, UnsupportedOpError
+from ..errors import (
+    ArgumentError,
+    DeviceError,
+    MissingPackageError,
+    UnknownArgumentError,
+    UnsupportedOpError,
+    listed,
+    shown,
+)
 from ..graph.graph import Graph
 from ..walk import Step, Values, backward, chunks, forward
 
@@ -23,14 +34,15 @@ CHUNK_BYTES = 32 * 2**20
 # More explained outputs than fit into this are walked back in turns.
 SIGNAL_BYTES = 256 * 2**20
 LIKES = ("innsight",)
+MAX_COUNT = 1_000_000  # of draws, points, references: more is a slip of the pen
 
 
 def array_module(device: Any) -> Any:
     """Return NumPy for "cpu", CuPy for "cuda" (or "auto" where a GPU is there)."""
-    if device in (None, "cpu"):
+    if device is None or (isinstance(device, str) and device == "cpu"):
         return np
-    if device not in ("auto", "cuda", "gpu"):
-        raise DeviceError(f'device must be "cpu", "cuda" or "auto", got {device!r}')
+    if not isinstance(device, str) or device not in ("auto", "cuda", "gpu"):
+        raise DeviceError(f'device must be "cpu", "cuda" or "auto", got {shown(device)}')
     try:
         import cupy
     except ImportError as error:
@@ -128,13 +140,7 @@ class Engine:
 
 
 def _checked_batch_size(batch_size: Any) -> int | None:
-    if batch_size is None:
-        return None
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise ArgumentError(f"batch_size must be a whole number, got {batch_size!r}")
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
-    return int(batch_size)
+    return None if batch_size is None else check_count("batch_size", batch_size, most=None)
 
 
 class Method:
@@ -158,6 +164,11 @@ class Method:
     walk: ClassVar[str] = "gradient"  # which pass of the kernels is used
     is_global = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = _full_signature(cls)  # for help(), notebooks, the command line
+
     def _prepare(
         self,
         converter: Converter,
@@ -173,34 +184,56 @@ class Method:
         batch_size: int | None = None,
         seed: int | None = None,
         like: str | None = None,
+        **unknown: Any,
     ) -> None:
-        from ..converter import Converter
-
-        if not isinstance(converter, Converter):
-            raise ArgumentError(
-                f"the first argument must be a Converter, got {type(converter).__name__}; "
-                "make one with onnxplain.convert(model)"
-            )
+        self._check_arguments(converter, data, unknown)
         check_flags(channels_first=channels_first, ignore_last_act=ignore_last_act)
         if verbose is not None:
             check_flags(verbose=verbose)
-        if like is not None and like not in LIKES:
-            raise ArgumentError(f"like must be one of {', '.join(LIKES)} or None, got {like!r}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
-            raise ArgumentError(f"seed must be a whole number >= 0, got {seed!r}")
+        if like is not None and not (isinstance(like, str) and like in LIKES):
+            known = listed(map(repr, LIKES))
+            raise ArgumentError(f"like must be {known} or None, got {shown(like)}")
+        if seed is not None:
+            check_count("seed", seed, 0, most=None)
         self.converter, self.like, self.seed, self.verbose = converter, like, seed, verbose
         self.channels_first, self.ignore_last_act = channels_first, ignore_last_act
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.batch_size = dtype, device, batch_size
         self.input_names = [[list(a) for a in layer] for layer in converter.input_names]
         self.output_names = [[list(a) for a in layer] for layer in converter.output_names]
         self.output_idx: list[Any] = naming.select_outputs(
             output_idx, output_label, converter.output_dim, converter.output_names
         )
-        self._engine = Engine(
-            converter, float_type(dtype), device, batch_size, before_activation=ignore_last_act
-        )
         self._check_rules()
         self.data: Any = None if data is None else self._arrays(data, "data")
+
+    def _check_arguments(self, converter: Any, data: Any, unknown: Mapping[str, Any]) -> None:
+        from ..converter import Converter
+
+        if not isinstance(converter, Converter):
+            advice = "make one with onnxplain.convert(model)"
+            if isinstance(data, Converter):
+                advice = "give the converter first, then data"
+            raise ArgumentError(
+                f"the first argument must be a Converter, got {type(converter).__name__}; {advice}"
+            )
+        for name in unknown:
+            known = list(inspect.signature(type(self)).parameters)[2:]
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise UnknownArgumentError(
+                f"{self.method_name} has no argument {name!r}; {meant}It has {', '.join(known)}"
+            )
+
+    @cached_property
+    def _engine(self) -> Engine:
+        dtype = float_type(self.dtype)
+        return Engine(
+            self.converter, dtype, self.device, self.batch_size, self.ignore_last_act
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave away what can be made again and cannot be pickled."""
+        return {name: value for name, value in vars(self).items() if name != "_engine"}
 
     def _arrays(self, data: Any, what: str) -> list[Array]:
         return prepare(
@@ -210,6 +243,7 @@ class Method:
             self._engine.dtype,
             self.channels_first,
             what,
+            copy=True,
         )
 
     def _check_rules(self) -> None:
@@ -253,8 +287,8 @@ class Method:
         """Tell for each selected output which inputs have a path to it."""
         graph = self._engine.graph
         return [
-            [name in _ancestors(graph, self._engine.targets[j]) for name in self._engine.input_names]
-            for j in self._selected
+            [name in needed for name in self._engine.input_names]
+            for needed in (_ancestors(graph, self._engine.targets[j]) for j in self._selected)
         ]
 
     def _scores(self, values: Values, rows: int | None = None) -> list[Array]:
@@ -431,6 +465,14 @@ def _ancestors(graph: Graph, tensor: str) -> set[str]:
     return needed
 
 
+def _full_signature(cls: type) -> inspect.Signature:
+    """Return the signature of a method with the common options in place of **options."""
+    own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    common = list(inspect.signature(Method._prepare).parameters.values())[3:]
+    variadic = inspect.Parameter.VAR_KEYWORD
+    return inspect.Signature([p for p in [*own, *common] if p.kind != variadic])
+
+
 def _show_progress(verbose: bool | None, steps: int) -> bool:
     if verbose is None:
         return steps > 50 and sys.stderr is not None and sys.stderr.isatty()
@@ -441,13 +483,15 @@ def check_flags(**flags: Any) -> None:
     """Raise unless every argument is True or False."""
     for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
-            raise ArgumentError(f"{name} must be True or False, got {value!r}")
+            raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number that is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ArgumentError(f"{name} must be a whole number >= {least}, got {value!r}")
+def check_count(name: str, value: Any, least: int = 1, most: int | None = MAX_COUNT) -> int:
+    """Return a whole number between two bounds."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        bounds = f">= {least}" if most is None else f"from {least} to {most:,}"
+        raise ArgumentError(f"{name} must be a whole number {bounds}, got {shown(value)}")
     return int(value)
 
 

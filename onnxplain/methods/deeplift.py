@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..arrays import Array, lead, to_host
-from ..errors import RuleError
+from ..errors import RuleError, shown
 from ..rules import (
     DEEPLIFT_RULES,
     DeepLiftRule,
@@ -34,9 +34,10 @@ class MultiplierMethod(Method):
     def _choose_rule(self, rule_name: Any, winner_takes_all: bool) -> None:
         check_flags(winner_takes_all=winner_takes_all)
         self.rule_name, self.winner_takes_all = rule_name, winner_takes_all
-        if not isinstance(rule_name, DeepLiftRule) and rule_name not in DEEPLIFT_RULES:
+        known = isinstance(rule_name, str) and rule_name in DEEPLIFT_RULES
+        if not known and not isinstance(rule_name, DeepLiftRule):
             raise RuleError(
-                f"rule_name must be one of {', '.join(DEEPLIFT_RULES)}, got {rule_name!r}"
+                f"rule_name must be one of {', '.join(DEEPLIFT_RULES)}, got {shown(rule_name)}"
             )
 
     def _setting(self) -> DeepLiftSetting:

@@ -6,13 +6,14 @@ rows (common random numbers), so that a row's result does not depend on the batc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..arrays import Array, lead, namespace, to_host
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, ShapeError, shown
 from ..walk import backward, chunks, gradient_step
 from .base import Method, check_count, check_flags, explain_chunks, reached, times
 
@@ -211,6 +212,7 @@ class SmoothGrad(PathMethod):
         self.times_input = times_input
         self._prepare(converter, _required(data), **options)
         self._allocate(len(self.data[0]))
+        _check_noise(self.n, self.converter.input_dim)
         rng = np.random.default_rng(self.seed)
         noise = [rng.standard_normal((self.n, *x.shape[1:])) for x in self.data]
         ranges = [self._sigma(x) for x in self.data] if self.like == "innsight" else None
@@ -251,10 +253,27 @@ def _repeat(x: Array, draws: int) -> Array:
     return namespace(x).broadcast_to(x, (draws, *x.shape))
 
 
+MAX_NOISE_BYTES = 2**32
+
+
+def _check_noise(n: int, dims: Sequence[Sequence[int]]) -> None:
+    """The noise of all draws is held at once, as all rows share it."""
+    size = 8 * n * sum(math.prod(dim) for dim in dims)
+    if size > MAX_NOISE_BYTES:
+        raise ArgumentError(
+            f"n = {n} noisy copies need {size / 2**30:.0f} GB for their noise, "
+            f"{MAX_NOISE_BYTES / 2**30:.0f} GB are allowed; use a smaller n"
+        )
+
+
 def _checked_level(level: Any) -> float:
-    if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not level >= 0:
-        raise ArgumentError(f"noise_level must be a number >= 0, got {level!r}")
+    number = isinstance(level, (int, float, np.integer, np.floating))
+    if not number or isinstance(level, bool) or not 0 <= level < np.inf:
+        raise ArgumentError(f"noise_level must be a number >= 0, got {shown(level)}")
     return float(level)
+
+
+MAX_GAUSS_POINTS = 1000  # an eigenvalue problem of this size
 
 
 def _riemann(n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
@@ -270,6 +289,10 @@ def _trapezoid(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
+    if n > MAX_GAUSS_POINTS:
+        raise ArgumentError(
+            f"quadrature 'gauss_legendre' needs n <= {MAX_GAUSS_POINTS:,} points, got {n}"
+        )
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return (nodes + 1) / 2, weights / 2
 
@@ -327,9 +350,9 @@ class IntegratedGradient(PathMethod):
         **options: Any,
     ) -> None:
         check_flags(times_input=times_input)
-        if quadrature not in QUADRATURES:
+        if not isinstance(quadrature, str) or quadrature not in QUADRATURES:
             raise ArgumentError(
-                f"quadrature must be one of {', '.join(QUADRATURES)}, got {quadrature!r}"
+                f"quadrature must be one of {', '.join(QUADRATURES)}, got {shown(quadrature)}"
             )
         self.n, self.times_input, self.quadrature = check_count("n", n), times_input, quadrature
         alphas, weights = QUADRATURES[quadrature](self.n)

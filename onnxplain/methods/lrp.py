@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..arrays import Array, stabiliser
-from ..errors import RuleError
+from ..errors import RuleError, listed, shown
 from ..graph.graph import Node
 from ..graph.last import last_activation_nodes, last_activations
 from ..kernels.families import Linear
@@ -124,6 +123,7 @@ class LRP(Method):
         known = {key for found in keys.values() for key in found} | _ALL_LAYERS
         for what, value in (("rule_name", self.rule_name), ("rule_param", self.rule_param)):
             _check_keys(what, value, known)
+        self._check_choices()
         on_path = {node.name for node in self._nodes_on_path()}
         settings = {}
         for node in nodes:
@@ -140,19 +140,23 @@ class LRP(Method):
         rule = _lookup(self.rule_name, keys, "simple")
         if isinstance(rule, LrpRule):
             return rule
-        if rule not in LRP_RULES:
-            raise RuleError(
-                f"rule_name {rule!r} is unknown; the rules are {', '.join(LRP_RULES)}, "
-                "or a value such as onnxplain.rules.Epsilon(0.1)"
-            )
-        if rule == "z_box":
-            raise RuleError("rule 'z_box' needs bounds: give onnxplain.rules.ZBox(low, high)")
         return self._with_parameter(rule, _lookup(self.rule_param, keys, None))
 
+    def _check_choices(self) -> None:
+        """Check all that was given, also for layers that this model does not have."""
+        rules, parameters = _values(self.rule_name) or ["simple"], _values(self.rule_param)
+        for rule in rules:
+            _check_rule(rule)
+        for value in parameters:
+            _check_parameter(value)
+        named = [rule for rule in rules if isinstance(rule, str)]
+        if parameters and not any(name in _PARAMETERS for name in named):
+            raise RuleError(
+                f"rule_param is given, but rule {listed(map(repr, rules))} has no parameter; "
+                f"rule_name {listed(map(repr, _PARAMETERS))} have one"
+            )
+
     def _with_parameter(self, name: str, value: Any) -> LrpRule:
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value)):
-            raise RuleError(f"rule_param must be a number, got {value!r}")
         if name == "epsilon" and self.like == "innsight":
             tiny = stabiliser(self._engine.dtype)
             return Epsilon(_INNSIGHT_EPSILON if value is None else float(value), at_zero=tiny)
@@ -232,10 +236,35 @@ def _check_keys(what: str, choice: Any, known: set[str]) -> None:
     if isinstance(choice, Mapping):
         unknown = [key for key in choice if key not in known]
         if unknown:
+            layers = ", ".join(sorted(k for k in _ALL_LAYERS if "_" in k))
             raise RuleError(
-                f"{what} names {unknown[0]!r}, which is no layer type, operator or node of this "
-                f"model; layer types are {', '.join(sorted(k for k in _ALL_LAYERS if '_' in k))}"
+                f"{what} names {shown(unknown[0])}, which is no layer type, operator or node of "
+                f"this model; layer types are {layers}"
             )
+
+
+def _values(choice: Any) -> list[Any]:
+    if isinstance(choice, Mapping):
+        return list(choice.values())
+    return [] if choice is None else [choice]
+
+
+def _check_rule(rule: Any) -> None:
+    if isinstance(rule, LrpRule):
+        return
+    if not isinstance(rule, str) or rule not in LRP_RULES:
+        raise RuleError(
+            f"rule_name {shown(rule)} is unknown; the rules are {', '.join(LRP_RULES)}, "
+            "or a value such as onnxplain.rules.Epsilon(0.1)"
+        )
+    if rule == "z_box":
+        raise RuleError("rule 'z_box' needs bounds: give onnxplain.rules.ZBox(low, high)")
+
+
+def _check_parameter(value: Any) -> None:
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if not number or isinstance(value, bool) or not np.isfinite(value):
+        raise RuleError(f"rule_param must be a number, got {shown(value)}")
 
 
 def _check_pass(node: Node) -> None:

@@ -1,0 +1,38 @@
+"""The works done by onnxplain. Each returns an array (batch, *input_dim, outputs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxplain as ox
+
+from . import networks
+from .rows import Row
+
+
+def prepare(row: Row, library: str) -> Any:
+    """Return a function without arguments that does the work."""
+    converter = ox.convert(networks.onnx_bytes(row.network))
+    x = networks.data(row.network, row.batch)
+    if row.work == "forward":
+        return lambda: converter(x)[0]
+    cls, arguments = _METHODS[row.work]
+    arguments = dict(arguments)
+    if row.work == "deepshap":
+        arguments["data_ref"] = networks.data(row.network, row.references, seed=2)
+    if row.work == "deeplift":
+        arguments["x_ref"] = networks.data(row.network, 1, seed=2)
+    if row.work == "intgrad":
+        arguments["n"] = row.steps
+    nodes = list(range(row.outputs))
+    return lambda: cls(converter, x, output_idx=nodes, verbose=False, **arguments).result[0][0]
+
+
+_METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gradient": (ox.Gradient, {}),
+    "lrp_epsilon": (ox.LRP, {"rule_name": "epsilon", "rule_param": 0.01}),
+    "lrp_alpha_beta": (ox.LRP, {"rule_name": "alpha_beta", "rule_param": 2.0}),
+    "deeplift": (ox.DeepLift, {}),
+    "intgrad": (ox.IntegratedGradient, {}),
+    "deepshap": (ox.DeepSHAP, {}),
+}

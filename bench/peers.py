@@ -1,0 +1,173 @@
+"""The same works done by torch, captum and zennit, each in its best documented way.
+
+None of them explains several outputs at once, so they loop over them. Batches that would not fit
+into memory do not occur in the table.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import networks
+from .rows import Row
+
+warnings.filterwarnings("ignore")  # captum comments on hooks and gradients at every call
+
+
+def prepare(row: Row, library: str) -> Callable[[], np.ndarray]:
+    """Return a function without arguments that does the work."""
+    copies = library == "captum" and row.work in ("deeplift", "deepshap")
+    model = networks.torch_module(row.network, copies)
+    x = torch.from_numpy(networks.data(row.network, row.batch))
+    return globals()[f"_{library}_{row.work}"](model, x, row)
+
+
+def _stack(parts: list[Any]) -> np.ndarray:
+    return torch.stack([p.detach() for p in parts], dim=-1).numpy()
+
+
+def _references(row: Row, n: int) -> Any:
+    return torch.from_numpy(networks.data(row.network, n, seed=2))
+
+
+# -- torch ----------------------------------------------------------------------------------------
+
+
+def _torch_forward(model, x, row):
+    def work():
+        with torch.inference_mode():
+            return model(x).numpy()
+
+    return work
+
+
+def _torch_gradient(model, x, row):
+    """One forward pass, one backward pass per output."""
+
+    def work():
+        leaf = x.clone().requires_grad_()
+        totals = model(leaf).sum(dim=0)
+        keep = row.outputs > 1
+        return _stack(
+            [torch.autograd.grad(totals[k], leaf, retain_graph=keep)[0] for k in range(row.outputs)]
+        )
+
+    return work
+
+
+# -- captum ---------------------------------------------------------------------------------------
+
+
+def _captum_loop(attribute, row):
+    return lambda: _stack([attribute(target=k) for k in range(row.outputs)])
+
+
+def _captum_gradient(model, x, row):
+    from captum.attr import Saliency
+
+    method = Saliency(model)
+    return _captum_loop(lambda target: method.attribute(x, target=target, abs=False), row)
+
+
+def _captum_intgrad(model, x, row):
+    """All points in one batch, unless a chunk of 8 points is all that a large network allows."""
+    from captum.attr import IntegratedGradients
+
+    method = IntegratedGradients(model)
+    options = {"n_steps": row.steps, "method": "riemann_right"}
+    if row.network.startswith("vgg"):
+        options["internal_batch_size"] = 8
+    return _captum_loop(lambda target: method.attribute(x, target=target, **options), row)
+
+
+def _captum_deeplift(model, x, row):
+    from captum.attr import DeepLift
+
+    method, reference = DeepLift(model), _references(row, 1)
+    return _captum_loop(lambda target: method.attribute(x, reference, target=target), row)
+
+
+def _captum_deepshap(model, x, row):
+    from captum.attr import DeepLiftShap
+
+    method, references = DeepLiftShap(model), _references(row, row.references)
+    return _captum_loop(lambda target: method.attribute(x, references, target=target), row)
+
+
+def _captum_lrp_epsilon(model, x, row):
+    from captum.attr import LRP
+    from captum.attr._utils.lrp_rules import EpsilonRule
+    from torch import nn
+
+    def attribute(target):
+        for module in model.modules():  # attribute() removes the rules it finds
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.rule = EpsilonRule(epsilon=0.01)
+        return LRP(model).attribute(x, target=target)
+
+    return _captum_loop(attribute, row)
+
+
+# -- zennit ---------------------------------------------------------------------------------------
+
+
+def _zennit_loop(attributor, x, row):
+    """Relevance starts from the value of the output, as everywhere in this table."""
+
+    def one(k):
+        return attributor(x, lambda out: out * _one_hot(out, k))[1]
+
+    def work():
+        with attributor:
+            return _stack([one(k) for k in range(row.outputs)])
+
+    return work
+
+
+def _one_hot(out, k):
+    return torch.nn.functional.one_hot(torch.tensor(k), out.shape[1]).to(out)
+
+
+def _zennit_composite(rule):
+    from zennit.composites import LayerMapComposite
+    from zennit.rules import Pass
+    from zennit.types import Activation, Convolution, Linear
+
+    return LayerMapComposite([(Activation, Pass()), (Convolution, rule), (Linear, rule)])
+
+
+def _zennit_lrp_epsilon(model, x, row):
+    from zennit.attribution import Gradient
+    from zennit.rules import Epsilon
+
+    return _zennit_loop(Gradient(model, _zennit_composite(Epsilon(epsilon=0.01))), x, row)
+
+
+def _zennit_lrp_alpha_beta(model, x, row):
+    from zennit.attribution import Gradient
+    from zennit.rules import AlphaBeta
+
+    return _zennit_loop(Gradient(model, _zennit_composite(AlphaBeta(alpha=2, beta=1))), x, row)
+
+
+def _zennit_intgrad(model, x, row):
+    """Its baseline is zero and its points are those of the right Riemann sum."""
+    from zennit.attribution import IntegratedGradients
+
+    method = IntegratedGradients(model, n_iter=row.steps)
+
+    def work():
+        with method:
+            return _stack(
+                [
+                    method(x, lambda out, k=k: _one_hot(out, k).expand_as(out))[1]
+                    for k in range(row.outputs)
+                ]
+            )
+
+    return work

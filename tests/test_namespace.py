@@ -1,0 +1,378 @@
+"""Kernels stay in the array library of their data: a stand-in for CuPy that refuses NumPy's hands.
+
+Its arrays hide a NumPy array, take nothing but their like and plain numbers, and cannot be turned
+into NumPy arrays except by `get`. What is compared, then, is every pass of every kernel with the
+same pass on NumPy arrays.
+"""
+
+import sys
+from collections import Counter
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import scipy.special
+
+from onnxplain.arrays import is_device, is_float, namespace
+from onnxplain.errors import UnsupportedOpError
+from onnxplain.kernels import find, schema_defaults
+from onnxplain.kernels.base import Note, Pair, Record
+from onnxplain.rules import (
+    AlphaBeta,
+    ConnectionSetting,
+    DeepLiftSetting,
+    Epsilon,
+    Flat,
+    Gamma,
+    LrpSetting,
+    MidpointRescale,
+    RevealCancel,
+    Simple,
+    WSquare,
+    ZBox,
+)
+
+from .kernel_cases import CASES, NEWEST
+
+# Functions and types of CuPy that kernels use. Look a name up in CuPy's reference before adding it.
+# fmt: off
+USED = {
+    "cupy": {
+        "arange", "argmax", "argmin", "asarray", "broadcast_to", "ceil", "clip", "concatenate",
+        "empty", "exp", "expand_dims", "expm1", "flip", "floor", "fmod", "full_like", "int64",
+        "isfinite", "isinf", "isnan", "log", "log1p", "logaddexp", "maximum", "minimum",
+        "moveaxis", "ones", "ones_like", "pad", "reciprocal", "repeat", "result_type", "rint",
+        "sign", "sqrt", "take", "tanh", "tensordot", "tile", "where", "zeros", "zeros_like",
+    },
+    "cupyx.scipy.special": {"erf", "erfc", "expit"},
+}
+# fmt: on
+# Where kernels read a number from the device: each stops the host until the device is done.
+WAITS = {
+    "Pow": "the exponent",
+    **dict.fromkeys(("Resize", "Resize10", "Upsample9"), "scales; whether weights are negative"),
+    "Upsample7": "whether weights are negative",
+}
+
+
+class ndarray:
+    """A wrapped array: operators and methods of ndarray, for arrays of its own kind only."""
+
+    __module__ = "cupy"
+    __array_ufunc__ = None  # NumPy's functions and operators are refused, its scalars wait for ours
+    __hash__ = None
+    waits: ClassVar[Counter] = Counter()  # how often a number was asked for
+
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("implicit conversion to a NumPy array is not allowed")
+
+    def __array_function__(self, func, types, args, kwargs):
+        raise TypeError(f"numpy.{func.__name__} is not for data on a device")
+
+    def get(self):
+        self.waits["get"] += 1
+        return self._array
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = getattr(self._array, name)
+        return wrapped(value) if not callable(value) or name == "dtype" else forwarding(value)
+
+    def __getitem__(self, key):
+        return wrapped(self._array[inner(key)])
+
+    def __setitem__(self, key, value):
+        self._array[inner(key)] = inner(value)
+
+    def __len__(self):
+        return len(self._array)
+
+    def __iter__(self):
+        raise TypeError("an array on a device is not run through")
+
+    def __repr__(self):
+        return f"device {self._array!r}"
+
+
+def _operator(name):
+    def method(self, *others):
+        if any(isinstance(v, np.ndarray) for v in others):
+            raise TypeError(f"{name} of an array on a device and one on the host")
+        return wrapped(getattr(self._array, name)(*map(inner, others)))
+
+    return method
+
+
+def _in_place(name):
+    def method(self, other):
+        self._array = getattr(self._array, name)(inner(other))
+        return self
+
+    return method
+
+
+def _wait(name):
+    def method(self):
+        self.waits[name] += 1
+        return getattr(self._array, name)()
+
+    return method
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(ndarray, f"__r{_name}__", _operator(f"__r{_name}__"))
+    setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
+for _name in ("neg", "pos", "abs", "invert", "lt", "le", "eq", "ne", "gt", "ge"):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in ("bool", "float", "int", "index"):
+    setattr(ndarray, f"__{_name}__", _wait(f"__{_name}__"))
+
+
+def wrapped(value):
+    """Put what a function returned on the device."""
+    if isinstance(value, tuple) and any(isinstance(v, np.ndarray) for v in value):
+        return tuple(map(wrapped, value))
+    return ndarray(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def inner(value):
+    """Take arguments off the device, refusing arrays of the host."""
+    if isinstance(value, ndarray):
+        return value._array
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"an array on the host, of shape {value.shape}, meets data on a device")
+    if isinstance(value, tuple | list):
+        return type(value)(map(inner, value))
+    return value
+
+
+def forwarding(function):
+    def call(*args, **kwargs):
+        kwargs = {name: inner(value) for name, value in kwargs.items()}
+        return wrapped(function(*map(inner, args), **kwargs))
+
+    return call
+
+
+class Library(ModuleType):
+    """A module whose functions are those of another, on wrapped arrays."""
+
+    def __init__(self, name, behind):
+        super().__init__(name)
+        self.behind, self.used = behind, set()
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.used.add(name)
+        value = getattr(self.behind, name)
+        if isinstance(value, np.ufunc):
+            return Ufunc(value)
+        return forwarding(value) if callable(value) and not isinstance(value, type) else value
+
+    def asarray(self, value, dtype=None):
+        self.used.add("asarray")
+        value = value._array if isinstance(value, ndarray) else value
+        return ndarray(np.asarray(value, dtype))
+
+
+class Ufunc:
+    """A function with its method `at`."""
+
+    def __init__(self, function):
+        self.call, self.at = forwarding(function), forwarding(function.at)
+
+    def __call__(self, *args, out=None, **kwargs):
+        if out is None:
+            return self.call(*args, **kwargs)
+        self.call(*args, out=out, **kwargs)
+        return out
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """Stand in for CuPy."""
+    library, special = Library("cupy", np), Library("cupyx.scipy.special", scipy.special)
+    library.ndarray = ndarray
+    packages = {name: ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
+    packages["cupyx"].scipy, packages["cupyx.scipy"].special = packages["cupyx.scipy"], special
+    modules = {"cupy": library, **packages, "cupyx.scipy.special": special}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    ndarray.waits.clear()
+    return library
+
+
+# -- every pass -----------------------------------------------------------------------------------
+
+
+LRP = [
+    LrpSetting(rule)
+    for rule in (Simple(), Epsilon(0.1), AlphaBeta(2), Gamma(), WSquare(), Flat(), ZBox(-3, 3))
+] + [LrpSetting(winner_takes_all=False), LrpSetting(equal_shares=True)]
+DEEPLIFT = [
+    DeepLiftSetting(),
+    DeepLiftSetting(RevealCancel()),
+    DeepLiftSetting(RevealCancel(guarded_division=True)),
+    DeepLiftSetting(MidpointRescale()),
+    DeepLiftSetting(winner_takes_all=False),
+    DeepLiftSetting(cross_maximum=False),
+]
+
+
+class Passes:
+    """All passes of a kernel on arrays made by `put`."""
+
+    def __init__(self, case, put):
+        self.case, self.put = case, put
+        flags = tuple(i in case.active for i in range(len(case.inputs)))
+        opset = case.opset or (1 if case.domain else NEWEST)
+        attributes = schema_defaults(case.op, opset, case.domain) | case.attributes
+        self.kernel = find(case.op, opset, flags, case.domain)(attributes, flags, case.n_outputs)
+
+    def run(self, inputs):
+        outputs = self.kernel.forward(*inputs)
+        return Record(tuple(inputs), outputs if isinstance(outputs, tuple) else (outputs,))
+
+    def point(self, seed):
+        """Return the inputs with their data shuffled; whole numbers stay on the host."""
+        rng = np.random.default_rng(seed)
+        inputs = [
+            rng.permutation(x.ravel()).reshape(x.shape) if i in self.case.active else x
+            for i, x in enumerate(self.case.inputs)
+        ]
+        return [x if x is None or not is_float(x.dtype) else self.put(x) for x in inputs]
+
+    def signals(self, rec, seed=5):
+        rng = np.random.default_rng(seed)
+        carries = self.kernel.active_outputs()
+        pairs = zip(rec.outputs, carries, strict=True)
+        return tuple(self.put(rng.normal(size=(2, *y.shape))) if c else None for y, c in pairs)
+
+    def all(self):
+        """Yield the arrays of every pass, with its name."""
+        kernel, rec, ref = self.kernel, self.run(self.point(0)), self.run(self.point(1))
+        g = self.signals(rec)
+        yield "forward", rec.outputs
+        yield "gradient", kernel.gradient(rec, g)
+        for setting in LRP:
+            note = Note(rows=self.case.rows)
+            yield f"relevance {setting}", kernel.relevance(rec, g, setting, note)
+        for setting in DEEPLIFT:
+            yield f"deeplift {setting}", kernel.deeplift(rec, ref, g, setting, self.parts(rec, ref))
+        split = kernel.difference_parts(rec, ref, self.parts(rec, ref))
+        if split is not None:
+            yield "parts", split
+            pair = tuple(None if s is None else Pair(s, 2 * s) for s in g)
+            yield "pair", kernel.deeplift(rec, ref, pair, DEEPLIFT[1], self.parts(rec, ref))
+        for innsight in (False, True):
+            try:
+                yield "connection", kernel.connection(rec, g, ConnectionSetting(innsight))
+            except UnsupportedOpError:
+                continue
+
+    @staticmethod
+    def parts(rec, ref):
+        def split(i):
+            dx = rec.inputs[i] - ref.inputs[i]
+            xp = namespace(dx)
+            return xp.maximum(dx, dx.dtype.type(0)), xp.minimum(dx, dx.dtype.type(0))
+
+        return split
+
+
+def flat(signals):
+    for s in signals:
+        yield from (s.positive, s.negative) if isinstance(s, Pair) else (s,)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_kernel_stays_on_the_device(cupy, case):
+    host, device = Passes(case, np.asarray), Passes(case, ndarray)
+    for (name, expected), (_, found) in zip(host.all(), device.all(), strict=True):
+        for a, b in zip(flat(expected), flat(found), strict=True):
+            if a is None:
+                assert b is None
+                continue
+            assert is_device(b), f"{name} leaves the device"
+            np.testing.assert_allclose(b._array, a, rtol=1e-12, atol=1e-12, err_msg=name)
+    assert not ndarray.waits or case.kernel_class.__name__ in WAITS, dict(ndarray.waits)
+    assert cupy.used <= USED["cupy"]
+    assert sys.modules["cupyx.scipy.special"].used <= USED["cupyx.scipy.special"]
+
+
+@pytest.mark.parametrize(
+    "op, n_inputs, attributes",
+    [
+        *((op, 1, {}) for op in ("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf")),
+        *((op, 2, {}) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+        ("ArgMax", 1, {"axis": 1}),
+        ("ArgMax", 1, {"axis": 1, "select_last_index": 1, "keepdims": 0}),
+        ("ArgMin", 1, {}),
+        ("Mod", 2, {"fmod": 1}),
+        ("ReduceProd", 1, {}),
+        *((op, 2, {}) for op in ("And", "Or", "Xor")),
+        ("Not", 1, {}),
+    ],
+)
+def test_steps_stay_on_the_device(cupy, op, n_inputs, attributes):
+    flags = (True,) * n_inputs if op != "ReduceProd" else (False,)
+    kernel = find(op, NEWEST, flags)(schema_defaults(op, NEWEST) | attributes, flags)
+    inputs = [np.random.default_rng(i).normal(size=(3, 4)) for i in range(n_inputs)]
+    inputs = [x > 0 for x in inputs] if op in ("And", "Or", "Xor", "Not") else inputs
+    found = kernel.forward(*map(ndarray, inputs))
+    assert is_device(found)
+    np.testing.assert_array_equal(found._array, kernel.forward(*inputs))
+    assert not ndarray.waits
+    assert cupy.used <= USED["cupy"]
+
+
+# -- the stand-in itself --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: np.exp(x),
+        lambda x: np.asarray(x),
+        lambda x: np.where(x > 0, x, 0),
+        lambda x: np.concatenate([x, x]),
+        lambda x: np.ndim(x),
+        lambda x: x + np.ones(2),
+        lambda x: np.ones(2) * x,
+        lambda x: x.astype(float) @ np.ones(2),
+        lambda x: x[np.array([0])],
+        lambda x: list(x),
+    ],
+)
+def test_the_stand_in_refuses_numpy(cupy, use):
+    with pytest.raises(TypeError):
+        use(ndarray(np.ones(2)))
+
+
+def test_the_stand_in_computes_with_scalars_and_waits_for_numbers(cupy):
+    x = ndarray(np.array([1.0, 2.0], np.float32))
+    y = np.float32(3) * x + 1
+    assert is_device(y)
+    assert y.dtype == np.float32
+    assert float(y.sum()) == 11
+    assert ndarray.waits["__float__"] == 1
+    assert namespace(np.ones(1), x) is cupy
