@@ -81,10 +81,11 @@ def main(library: str, threads: int) -> None:
             np.save(order["answer"], work())
             say(first=time.perf_counter() - start)
         else:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             work()
-            seconds = time.perf_counter() - start
-            say(seconds=seconds, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            say(wall=wall, cpu=cpu, peak=peak)
 
 
 if __name__ == "__main__":

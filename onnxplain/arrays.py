@@ -103,6 +103,8 @@ def divide(a: Array, b: Array, otherwise: Array | float = 0.0) -> Array:
     """Return a / b, and `otherwise` where b is exactly 0."""
     xp = namespace(a, b)
     zero = b == 0
+    if not may_hold(zero):
+        return a / b
     return xp.where(zero, otherwise, a / xp.where(zero, 1, b))
 
 

@@ -313,7 +313,7 @@ def _check_gradient(subject: _Subject) -> None:
     """Compare <J v, u> with <v, J' u>: J by differences, J' by the kernel."""
     kernel, rec = subject.kernel, subject.run()
     u, v = subject.signals(rec), subject.direction()
-    back = kernel.gradient(rec, u)
+    back: Signals = kernel.gradient(rec, u)
     _check_shapes(subject, back)
     expected, found = 0.0, 0.0
     for g, dy in zip(u, _derivative(subject, v), strict=True):
@@ -506,7 +506,7 @@ def _check_relevance(subject: _Subject) -> None:
     for name, setting in RELEVANCE.items():
         note = Note(rows=False)
         with _refused_rules():
-            back = subject.kernel.relevance(rec, r, setting, note)
+            back: Signals = subject.kernel.relevance(rec, r, setting, note)
             _check_shapes(subject, back, optional=True)
             came = [note.total(s) for s in r if s is not None]
             went = [note.total(s) for s in back if s is not None] + list(note.absorbed.values())

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from networks import graph
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 
 # Layers: ("dense", outputs), ("conv", channels, kernel, stride, pad), or a name of _PLAIN.

@@ -396,7 +396,7 @@ def matmul_left(b, x):
 
 @block(2)
 def attention(b, x):
-    length, width = x.shape
+    width = x.shape[1]
     q, k, v = (b.op("MatMul", x, b.weight(width, width, fan_in=width)) for _ in range(3))
     scores = b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1]))
     scores = b.op("Div", scores, np.array(math.sqrt(width)))
@@ -495,12 +495,12 @@ def BatchNormalization(b, x):
     return b.op("BatchNormalization", x, *stats, epsilon=1e-3)
 
 
-@block(name="Conv and BatchNormalization", *(3,))
+@block(3, name="Conv and BatchNormalization")
 def conv_norm(b, x):
     return BatchNormalization(b, Conv(b, x))
 
 
-@block(name="Gemm and BatchNormalization", *(1,))
+@block(1, name="Gemm and BatchNormalization")
 def dense_norm(b, x):
     return BatchNormalization(b, Gemm(b, x))
 
@@ -652,12 +652,17 @@ def SpaceToDepth(b, x):
 def Resize(b, x):
     small = b.op("Slice", x, *(np.array(v) for v in ([0, 0], [2, 2], [2, 3])))
     scales = np.array([1, 1, *b.choose([(2, 2), (1.5, 2), (0.5, 1)])], np.float32)
-    how = b.choose([
-        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
-         "nearest_mode": "floor"},
-        {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
-        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
-    ])
+    how = b.choose(
+        [
+            {
+                "mode": "nearest",
+                "coordinate_transformation_mode": "asymmetric",
+                "nearest_mode": "floor",
+            },
+            {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+            {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        ]
+    )
     return b.op("Resize", small, None, scales, **how)
 
 

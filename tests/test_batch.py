@@ -24,7 +24,8 @@ def draw(*shape):
 def model(nodes, weights, x, y):
     """A model from input x to output y; shapes with the batch axis."""
     g = helper.make_graph(
-        nodes, "fixed",
+        nodes,
+        "fixed",
         [helper.make_tensor_value_info("x", onnx.TensorProto.DOUBLE, x)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, y)],
         [numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items()],
@@ -35,12 +36,12 @@ def model(nodes, weights, x, y):
 
 
 def run_fixed(proto, rows):
-    """Run a model of fixed batch as the file says, whole batches of copies, with ONNX's reference."""
+    """Run a model in batches of its size, filled with copies, with ONNX's reference."""
     session = ReferenceEvaluator(proto)
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    return np.concatenate([
-        session.run(None, {"x": np.repeat(row[None], batch, axis=0)})[0][:1] for row in rows
-    ])
+    return np.concatenate(
+        [session.run(None, {"x": np.repeat(row[None], batch, axis=0)})[0][:1] for row in rows]
+    )
 
 
 # -- models of a fixed batch ----------------------------------------------------------------------
@@ -68,7 +69,8 @@ def folded_heads(batch, cls=False):
         "fold": ints(batch * heads, length, width // heads),
         "unfold": ints(batch, heads, length, width // heads),
         "merge": ints(batch, length, width),
-        "w": draw(width, 3), "zero": np.int64(0),
+        "w": draw(width, 3),
+        "zero": np.int64(0),
     }
     if cls:
         weights |= {"token": draw(1, 1, width), "place": draw(1, length, width)}
@@ -106,7 +108,9 @@ def sequence_first(batch):
     weights = {name: draw(width, width) / 2 for name in "qkv"}
     weights |= {
         "fold": ints(length, batch * heads, width // heads),
-        "merge": ints(length, batch, width), "w": draw(width, 3), "zero": np.int64(0),
+        "merge": ints(length, batch, width),
+        "w": draw(width, 3),
+        "zero": np.int64(0),
     }
     nodes = [node("Transpose", ["x"], ["l"], "to_sequence", perm=[1, 0, 2])]
     for name in "qkv":
@@ -230,9 +234,7 @@ def test_a_free_batch_may_be_moved_inside():
     x, r = draw(5, 4, 3), draw(3, 4, 3)
     for explain in METHODS.values():
         together = explain(converter, x, r).get_result()
-        alone = np.concatenate([
-            explain(converter, x[i : i + 1], r).get_result() for i in range(5)
-        ])
+        alone = np.concatenate([explain(converter, x[i : i + 1], r).get_result() for i in range(5)])
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-10)
     lift = ox.DeepLift(converter, x, x_ref=r[:1], dtype="double")
     np.testing.assert_allclose(lift.decomp_sum[0], lift.decomp_goal[0], rtol=0, atol=1e-10)
@@ -242,27 +244,35 @@ def test_a_free_batch_may_be_moved_inside():
 
 MIXED = {
     "centred over the batch": (
-        [node("ReduceMean", ["x", "axes"], ["m"], "mean", keepdims=1),
-         node("Sub", ["x", "m"], ["y"], "centre")],
+        [
+            node("ReduceMean", ["x", "axes"], ["m"], "mean", keepdims=1),
+            node("Sub", ["x", "m"], ["y"], "centre"),
+        ],
         {"axes": ints(0)},
     ),
     "softmax over the batch": ([node("Softmax", ["x"], ["y"], "softmax", axis=0)], {}),
     "maximum of the batch": (
-        [node("ReduceMax", ["x", "axes"], ["m"], "max", keepdims=1),
-         node("Add", ["x", "m"], ["y"], "sum")],
+        [
+            node("ReduceMax", ["x", "axes"], ["m"], "max", keepdims=1),
+            node("Add", ["x", "m"], ["y"], "sum"),
+        ],
         {"axes": ints(0)},
     ),
     "product of rows": (
-        [node("Gemm", ["x", "x"], ["s"], "gram", transB=1),
-         node("Softmax", ["s"], ["a"], "softmax", axis=1),
-         node("MatMul", ["a", "x"], ["y"], "mix")],
+        [
+            node("Gemm", ["x", "x"], ["s"], "gram", transB=1),
+            node("Softmax", ["s"], ["a"], "softmax", axis=1),
+            node("MatMul", ["a", "x"], ["y"], "mix"),
+        ],
         {},
     ),
     "next row": (
-        [node("Slice", ["x", "one", "far", "zero"], ["p"], "rest"),
-         node("Slice", ["x", "zero", "one", "zero"], ["q"], "first"),
-         node("Concat", ["p", "q"], ["r"], "rotate", axis=0),
-         node("Add", ["r", "x"], ["y"], "sum")],
+        [
+            node("Slice", ["x", "one", "far", "zero"], ["p"], "rest"),
+            node("Slice", ["x", "zero", "one", "zero"], ["q"], "first"),
+            node("Concat", ["p", "q"], ["r"], "rotate", axis=0),
+            node("Add", ["r", "x"], ["y"], "sum"),
+        ],
         {"one": ints(1), "far": ints(99), "zero": ints(0)},
     ),
     "reversed": (

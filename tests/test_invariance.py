@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from networks import graph
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 import onnxplain as ox
+from networks import graph
 
 node = helper.make_node
 RNG = np.random.default_rng(0)
@@ -105,6 +105,7 @@ def matmul_sub():
 
 def constant_nodes():
     """Weights as Constant nodes, one of them computed from others."""
+
     def constant(name, value):
         return node("Constant", [], [name], name, value=numpy_helper.from_array(value))
 
@@ -167,10 +168,14 @@ def conv_affine():
         node("Sub", ["c", "MEAN"], ["d"], "centre"),
         node("Mul", ["FACTOR", "d"], ["e"], "scale"),
         node("Add", ["e", "SHIFT"], ["h"], "shift"),
-        weights={"K": K, "KB": KB, **{
-            name: v.reshape(4, 1, 1)
-            for name, v in (("MEAN", MEAN), ("FACTOR", FACTOR), ("SHIFT", SHIFT))
-        }},
+        weights={
+            "K": K,
+            "KB": KB,
+            **{
+                name: v.reshape(4, 1, 1)
+                for name, v in (("MEAN", MEAN), ("FACTOR", FACTOR), ("SHIFT", SHIFT))
+            },
+        },
     )
 
 
@@ -202,7 +207,8 @@ PAIRS = {
     "Reshape pair": (
         plain,
         lambda: chain(
-            ("Reshape", ["there"], {}), ("Reshape", ["back"], {}),
+            ("Reshape", ["there"], {}),
+            ("Reshape", ["back"], {}),
             weights={"there": ints(0, 5, 1), "back": ints(-1, 5)},
         ),
         METHODS,
@@ -250,7 +256,9 @@ PAIRS = {
     ),
     "shared, duplicated": (shared, duplicated, METHODS),
     "order of nodes": (
-        lambda: branches([0, 1, 2, 3, 4, 5, 6]), lambda: branches([2, 3, 4, 0, 1, 5, 6]), METHODS
+        lambda: branches([0, 1, 2, 3, 4, 5, 6]),
+        lambda: branches([2, 3, 4, 0, 1, 5, 6]),
+        METHODS,
     ),
     "Relu, Clip": (
         plain,
@@ -259,9 +267,7 @@ PAIRS = {
     ),
     "Relu, Max": (
         plain,
-        lambda: dense(
-            node("Max", ["zero", "h"], ["a"], "max"), weights={"zero": np.zeros((1, 1))}
-        ),
+        lambda: dense(node("Max", ["zero", "h"], ["a"], "max"), weights={"zero": np.zeros((1, 1))}),
         set(METHODS) - {"reveal_cancel"},  # a rule of activations; Max is shared by Shapley values
     ),
     "Relu, Abs": (
@@ -318,9 +324,7 @@ PAIRS = {
     ),
     "square": (
         lambda: dense(node("Mul", ["h", "h"], ["a"], "square")),
-        lambda: dense(
-            node("Pow", ["h", "two"], ["a"], "square"), weights={"two": np.array(2.0)}
-        ),
+        lambda: dense(node("Pow", ["h", "two"], ["a"], "square"), weights={"two": np.array(2.0)}),
         ("Gradient", "IntegratedGradient", "DeepLift", "DeepLift average", "LRP"),
     ),
     "axis of a Softmax": (
@@ -380,8 +384,9 @@ PAIRS = {
         METHODS,
     ),
 }
-CASES = [(pair, method) for pair, (_, _, agree) in PAIRS.items() for method in METHODS
-         if method in agree]
+CASES = [
+    (pair, method) for pair, (_, _, agree) in PAIRS.items() for method in METHODS if method in agree
+]
 
 
 def explain(model, method, **options):
@@ -434,8 +439,15 @@ def old_model():
         node("Softmax", ["l"], ["y"], "softmax", axis=1),
     ]
     stored = {
-        "K": K, "KB": KB, "SCALE": SCALE, "SHIFT": SHIFT, "MEAN": MEAN, "VAR": VAR,
-        "scales": np.array([1, 1, 2, 2]), "U": rng.standard_normal((3, 4)), "VB": VB,
+        "K": K,
+        "KB": KB,
+        "SCALE": SCALE,
+        "SHIFT": SHIFT,
+        "MEAN": MEAN,
+        "VAR": VAR,
+        "scales": np.array([1, 1, 2, 2]),
+        "U": rng.standard_normal((3, 4)),
+        "VB": VB,
     }
     stored = {name: np.asarray(w, np.float32) for name, w in stored.items()}
     return graph(nodes, IMAGE, stored, dtype="float32", outputs={"y": (3,)}, opset=9)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from networks import graph
 from onnx import TensorProto, helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.kernels.base import _REGISTRY
 
 node = helper.make_node
@@ -24,9 +24,7 @@ METHODS = {
     "IntegratedGradient": lambda c, **o: ox.IntegratedGradient(c, X, x_ref=REF, n=3, **o),
     "LRP": lambda c, **o: ox.LRP(c, X, **o),
     "DeepLift": lambda c, **o: ox.DeepLift(c, X, x_ref=REF, **o),
-    "reveal_cancel": lambda c, **o: ox.DeepLift(
-        c, X, x_ref=REF, rule_name="reveal_cancel", **o
-    ),
+    "reveal_cancel": lambda c, **o: ox.DeepLift(c, X, x_ref=REF, rule_name="reveal_cancel", **o),
     "ConnectionWeights": lambda c, **o: ox.ConnectionWeights(c, **o),
 }
 
@@ -53,8 +51,9 @@ PARAMETERS = {"low": np.array(-0.2), "high": np.array(0.3), "slope": np.full(6, 
 
 def scores(method, **options):
     """Explain z itself."""
-    return METHODS[method](ox.convert(net(outputs=("z",)), dtype="double"), dtype="double",
-                           **options)
+    return METHODS[method](
+        ox.convert(net(outputs=("z",)), dtype="double"), dtype="double", **options
+    )
 
 
 def results(model, method, **options):
@@ -107,14 +106,17 @@ BEHIND = {
     "Dropout": [("Dropout", [], {})],
     "Cast": [("Cast", [], {"to": DOUBLE})],
     "Cast to float32 and back": [
-        ("Cast", [], {"to": TensorProto.FLOAT}), ("Cast", [], {"to": DOUBLE}),
+        ("Cast", [], {"to": TensorProto.FLOAT}),
+        ("Cast", [], {"to": DOUBLE}),
     ],
     "Flatten": [("Flatten", [], {})],
     "Reshape": [("Reshape", ["pairs"], {})],
     "Unsqueeze": [("Unsqueeze", ["one"], {})],
     "Unsqueeze and Squeeze": [("Unsqueeze", ["one"], {}), ("Squeeze", ["one"], {})],
     "Reshape, Cast, Flatten": [
-        ("Reshape", ["pairs"], {}), ("Cast", [], {"to": DOUBLE}), ("Flatten", [], {}),
+        ("Reshape", ["pairs"], {}),
+        ("Cast", [], {"to": DOUBLE}),
+        ("Flatten", [], {}),
     ],
 }
 SHAPES = {"pairs": np.array([0, 3, 2]), "one": np.array([1])}
@@ -180,7 +182,8 @@ def test_outputs_that_share_an_activation(method, ignore):
         act("Softmax", "z", "a"),
         node("Identity", ["a"], ["y"], "copy"),
         node("Reshape", ["a", "pairs"], ["p"], "pairs"),
-        weights=SHAPES, outputs=("y", "p"),
+        weights=SHAPES,
+        outputs=("y", "p"),
     )
     found = results(model, method, output_idx=ALL, ignore_last_act=ignore)
     single = net(act("Softmax"))
@@ -196,7 +199,8 @@ def test_an_output_behind_another_output(method, ignore):
         act("Sigmoid", "z", "a"),
         node("Reshape", ["a", "pairs"], ["p"], "pairs"),
         node("Flatten", ["p"], ["y"], "flat"),
-        weights=SHAPES, outputs=("y", "p"),
+        weights=SHAPES,
+        outputs=("y", "p"),
     )
     found = results(model, method, output_idx=ALL, ignore_last_act=ignore)
     names = [n.name for n in found._engine.graph.nodes]
@@ -220,22 +224,31 @@ def test_scores_and_probabilities_as_outputs(method):
 def test_an_output_that_is_an_inner_tensor(method, ignore):
     """A hidden activation is given out, and other layers stand on it."""
     full = net(act("Sigmoid"), outputs=("y", "t"))
-    found = results(full, method, output_idx=[list(range(6)), list(range(5))],
-                    ignore_last_act=ignore)
+    found = results(
+        full, method, output_idx=[list(range(6)), list(range(5))], ignore_last_act=ignore
+    )
     alone = results(net(act("Sigmoid")), method, ignore_last_act=ignore).get_result()
     np.testing.assert_allclose(found.result[0][0], alone, rtol=0, atol=1e-12)
     hidden = graph(
-        [node("Gemm", ["x", "W1", "B1"], ["h"], "first", transB=1),
-         node("Tanh", ["h"], ["t"], "inner")],
-        {"x": (4,)}, {"W1": W1, "B1": B1}, outputs={"t": (5,)},
+        [
+            node("Gemm", ["x", "W1", "B1"], ["h"], "first", transB=1),
+            node("Tanh", ["h"], ["t"], "inner"),
+        ],
+        {"x": (4,)},
+        {"W1": W1, "B1": B1},
+        outputs={"t": (5,)},
     )
     expected = results(hidden, method, ignore_last_act=ignore).get_result()
     np.testing.assert_allclose(found.result[1][0], expected, rtol=0, atol=1e-12)
 
 
 def test_each_output_has_its_own_activation():
-    model = net(act("Softmax", "z", "y", "one"), act("Sigmoid", "z", "s", "two"),
-                act("Relu", "h", "r", "three"), outputs=("y", "s", "r", "z"))
+    model = net(
+        act("Softmax", "z", "y", "one"),
+        act("Sigmoid", "z", "s", "two"),
+        act("Relu", "h", "r", "three"),
+        outputs=("y", "s", "r", "z"),
+    )
     index = [[0], [0], [0], [0]]
     found = results(model, "Gradient", output_idx=index).result
     expected = scores("Gradient", output_idx=[0]).get_result()

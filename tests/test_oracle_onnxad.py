@@ -9,8 +9,9 @@ import onnxplain as ox
 
 pytestmark = pytest.mark.oracle
 
-# Not here: mnist-cntk8 (auto_pad, which onnx-ad does not know), dronet, emx-kws-fp32 and mb-gtsrb-fast, whose strided convolutions are padded more on
-# one side; onnx-ad 0.3 is wrong there, as central differences show.
+# Not here: mnist-cntk8, whose auto_pad onnx-ad does not know; dronet, emx-kws-fp32 and
+# mb-gtsrb-fast, whose strided convolutions are padded more on one side: onnx-ad 0.3 is wrong
+# there, as central differences show.
 MODELS = [
     "captum-cifar",
     "captum-titanic",

@@ -8,7 +8,6 @@ from collections import Counter
 from itertools import product
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from random_graphs import BLOCKS, as_float32, draw_rows, graphs
 import onnxplain as ox
 from onnxplain.graph.graph import build
 from onnxplain.graph.load import read_model
-from onnxplain.walk import Ledger, backward, forward, multiplier_step, relevance_step
+from onnxplain.walk import Ledger, backward, forward, relevance_step
 
 LRP_RULES = ("simple", "epsilon", "alpha_beta", "gamma", "z_plus", "w_square", "flat")
 SEEDS = st.integers(0, 2**16)
@@ -109,9 +108,16 @@ def test_joining_changes_no_output(block, draw):
 
 def one_sided(converter, data, direction, h):
     """Return forward and backward difference quotients of all outputs along a direction."""
-    at = [np.concatenate([y.reshape(len(y), -1) for y in converter(
-        [x + s * h * d for x, d in zip(data, direction, strict=True)]
-    )], axis=1) for s in (-1, 0, 1)]
+    at = [
+        np.concatenate(
+            [
+                y.reshape(len(y), -1)
+                for y in converter([x + s * h * d for x, d in zip(data, direction, strict=True)])
+            ],
+            axis=1,
+        )
+        for s in (-1, 0, 1)
+    ]
     return (at[2] - at[1]) / h, (at[1] - at[0]) / h
 
 
@@ -145,7 +151,10 @@ def test_gradient_equals_central_differences():
         smooth = np.abs((up - down) - 2 * (up2 - down2)) < 1e-7 * scale
         seen.update(smooth.ravel().tolist())
         gradient = ox.Gradient(
-            converter, data, dtype="double", ignore_last_act=False,
+            converter,
+            data,
+            dtype="double",
+            ignore_last_act=False,
             output_idx=all_nodes(converter),
         )
         central = (4 * (up2 + down2) / 2 - (up + down) / 2) / 3
@@ -171,8 +180,13 @@ def test_deeplift_is_complete_at_every_cut(block, draw):
     converter = in_double(model)
     for rule, winner in DEEPLIFT:
         found = ox.DeepLift(
-            converter, data, x_ref=reference, rule_name=rule, winner_takes_all=winner,
-            dtype="double", ignore_last_act=draw.draw(st.booleans()),
+            converter,
+            data,
+            x_ref=reference,
+            rule_name=rule,
+            winner_takes_all=winner,
+            dtype="double",
+            ignore_last_act=draw.draw(st.booleans()),
             output_idx=all_nodes(converter),
         )
         scale = magnitude_of_multipliers(found)
@@ -182,9 +196,16 @@ def test_deeplift_is_complete_at_every_cut(block, draw):
 
 
 def magnitude_of_multipliers(method):
-    """Return the largest sum of absolute contributions at any node: what rounding is relative to."""
-    return max(1.0, *(np.abs(r).sum(axis=tuple(range(1, r.ndim - 1))).max()
-                      for row in method.result for r in row if r is not None))
+    """Return the largest sum of absolute contributions: what rounding is relative to."""
+    return max(
+        1.0,
+        *(
+            np.abs(r).sum(axis=tuple(range(1, r.ndim - 1))).max()
+            for row in method.result
+            for r in row
+            if r is not None
+        ),
+    )
 
 
 @examples(30)
@@ -218,7 +239,11 @@ def test_lrp_books_all_relevance(block, draw):
     converter = in_double(model)
     for rule in LRP_RULES:
         lrp = ox.LRP(
-            converter, data, rule_name=rule, dtype="double", output_idx=all_nodes(converter),
+            converter,
+            data,
+            rule_name=rule,
+            dtype="double",
+            output_idx=all_nodes(converter),
             winner_takes_all=draw.draw(st.booleans()),
         )
         graph, engine = lrp._engine.graph, lrp._engine
@@ -361,7 +386,12 @@ def test_blocks_cover_the_differentiable_operators():
     look()
     wanted = {op for op in ox.registered_ops() if _differentiable(op)}
     assert wanted - made <= {
-        "CastLike", "ReduceProd", "Erfc", "Swish", "Upsample", "onnxplain.ChannelAffine",
+        "CastLike",
+        "ReduceProd",
+        "Erfc",
+        "Swish",
+        "Upsample",
+        "onnxplain.ChannelAffine",
     }
 
 

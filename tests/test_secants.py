@@ -152,3 +152,20 @@ def test_secant_with_a_parameter_keeps_its_digits(op, position, parameter, f, po
     flags = (position == 0, position == 1)
     error, where = worst(bind(op, {}, flags), (parameter,), f, points, dtype)
     assert error < TOLERANCE[dtype], where
+
+
+@dtypes
+@pytest.mark.parametrize("op", sorted({op for op, _, _, points in FUNCTIONS if points is LINE}))
+def test_nothing_overflows_far_out(op, dtype):
+    """Neither slopes nor secants of finite inputs are infinite, undefined, or warn."""
+    kernel = bind(op, {})
+    sides = np.array([1e9, 1e4, 700.0, 90.0, 1e-30, 0.0])
+    points = np.concatenate([sides, -sides]).astype(dtype)
+    x, x0 = (v.ravel() for v in np.meshgrid(points, points))
+    y, y0 = kernel.forward(x), kernel.forward(x0)
+    assert np.isfinite(kernel.slope(x, y)).all()
+    assert np.isfinite(kernel.secant(x, y, x0, y0)).all()
+    equal = x == x0
+    np.testing.assert_allclose(
+        kernel.secant(x, y, x0, y0)[equal], kernel.slope(x, y)[equal], rtol=1e-5, atol=1e-30
+    )

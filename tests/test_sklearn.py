@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_classif
@@ -140,6 +140,18 @@ MODELS = {
             ColumnTransformer([("pca", PCA(2), slice(1, 4)), ("p", "passthrough", [0])]),
             mlp()), CLASSES),
     "imputer": (make_pipeline(SimpleImputer(), StandardScaler(), mlp()), CLASSES),
+    "target, standardised": (
+        TransformedTargetRegressor(
+            make_pipeline(StandardScaler(), mlp(MLPRegressor)), transformer=StandardScaler()),
+        10 + 5 * TARGETS),
+    "target, min-max": (
+        make_pipeline(MinMaxScaler(), TransformedTargetRegressor(
+            mlp(MLPRegressor), transformer=MinMaxScaler((-1, 1)))), SCORE),
+    "target, robust": (TransformedTargetRegressor(Ridge(), transformer=RobustScaler()), SCORE),
+    "target, max-abs": (TransformedTargetRegressor(Ridge(), transformer=MaxAbsScaler()), SCORE),
+    "target, logarithm": (
+        TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1), np.abs(SCORE)),
+    "target as it is": (TransformedTargetRegressor(Ridge()), SCORE),
     "search": (
         GridSearchCV(make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [0.1, 10]}), SCORE),
 }  # fmt: skip
@@ -428,6 +440,8 @@ class OwnScaler(StandardScaler):
          r"step 'simpleimputer' \(SimpleImputer\) comes after a step that computes"),
         (make_pipeline(ColumnTransformer([("x", PolynomialFeatures(), [0])]), mlp()), CLASSES,
          r"step 'columntransformer.x' \(PolynomialFeatures\)"),
+        (TransformedTargetRegressor(Ridge(), func=np.arcsinh, inverse_func=np.sinh), SCORE,
+         "cannot be transformed back; known are"),
         (make_pipeline(ColumnTransformer([("x", "drop", [0])], remainder="drop"), mlp()), None,
          "not fitted"),
     ],

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import sys
 import warnings
 
 import numpy as np
@@ -24,7 +25,7 @@ nn, F = torch.nn, torch.nn.functional
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::FutureWarning:copyreg")]
 
 
-# -- families ---------------------------------------------------------------------------------------
+# -- families --------------------------------------------------------------------------------------
 
 
 class Residual(nn.Module):
@@ -308,7 +309,7 @@ def test_deeplift_is_complete_on_a_converted_network():
     np.testing.assert_allclose(run.result[0][0].sum((1, 2, 3, 4)), difference, atol=1e-10)
 
 
-# -- names ------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def names(model, **options):
@@ -361,14 +362,14 @@ def converter_of(module):
     return importlib.import_module(f"onnxplain_converters.{module}").convert
 
 
-# -- inputs -----------------------------------------------------------------------------------------
+# -- inputs ----------------------------------------------------------------------------------------
 
 
 def test_documents_example():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 5, (2, 2), stride=2, padding=3), nn.ReLU(), nn.AvgPool2d((2, 2)),
-        nn.Flatten(), nn.Linear(80, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 2), nn.Softmax(2 - 1),
+        nn.Flatten(), nn.Linear(80, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 2), nn.Softmax(1),
     )  # fmt: skip
     converter = ox.convert(model, input_dim=(3, 10, 10), output_names=["yes", "no"])
     assert converter.input_dim == [(3, 10, 10)]
@@ -447,7 +448,7 @@ def test_opset_can_be_chosen(opset):
     np.testing.assert_allclose(converter(x.numpy())[0], model(x).detach().numpy(), atol=1e-5)
 
 
-# -- errors -----------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -531,12 +532,12 @@ def test_a_failed_export_names_the_reason_and_the_way_out(monkeypatch):
 
 
 def test_missing_onnxscript_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingPackageError, match=r"onnxscript: pip install 'onnxplain\[torch\]'"):
         ox.convert(mlp(), input_dim=(5,))
 
 
-# -- to the list format -----------------------------------------------------------------------------
+# -- to the list format ----------------------------------------------------------------------------
 
 
 def test_sequential_module_is_written_in_the_list_format():

@@ -95,11 +95,11 @@ def convert(
     ----------
     Koenen and Wright (2024), Interpreting deep neural networks with the package innsight.
     """
-    model = _load(model) if isinstance(model, (str, os.PathLike)) else model
-    layers = _read_layers(model)
-    dims = _shapes(_required(model, "input_dim", input_dim), "input_dim")
-    inputs = _nodes(model, "input_nodes", len(layers), 1)
-    outputs = _nodes(model, "output_nodes", len(layers), len(layers))
+    keys = _load(model) if isinstance(model, (str, os.PathLike)) else model
+    layers = _read_layers(keys)
+    dims = _shapes(_required(keys, "input_dim", input_dim), "input_dim")
+    inputs = _nodes(keys, "input_nodes", len(layers), 1)
+    outputs = _nodes(keys, "output_nodes", len(layers), len(layers))
     if len(dims) != len(inputs):
         raise ModelError(
             f"input_dim has {len(dims)} shapes {listed(dims)} for {len(inputs)} input_nodes; "
@@ -109,7 +109,7 @@ def convert(
     net = _Network(layers, dict(zip(inputs, dims, strict=True)))
     for layer in _in_order(layers):
         net.add(layer)
-    return _proto(model, net, outputs)
+    return _proto(keys, net, outputs)
 
 
 # -- reading values -------------------------------------------------------------------------------
@@ -212,9 +212,9 @@ class Layer:
             )
         return kind
 
-    def _numbers(self, key: str) -> tuple[int, ...] | None:
+    def _numbers(self, key: str) -> tuple[int, ...]:
         if key not in self.keys:
-            return None
+            return ()  # to be assumed
         numbers = _whole(self.keys[key])
         if numbers is None:
             raise self.error(f"{key} must be whole numbers, got {shown(self.keys[key])}")
@@ -337,7 +337,7 @@ def _assume(layers: Sequence[Layer]) -> None:
     last = len(layers)
     for key, neighbours, step in (("input", "before", -1), ("output", "after", 1)):
         field = f"{key}s"
-        without = [layer for layer in layers if getattr(layer, field) is None]
+        without = [layer for layer in layers if not getattr(layer, field)]
         for layer in without:
             end = layer.index == (1 if step < 0 else last)
             setattr(layer, field, (0 if step < 0 else -1,) if end else (layer.index + step,))
@@ -625,9 +625,7 @@ class _Network:
     def __init__(self, layers: Sequence[Layer], inputs: Mapping[int, Shape]):
         self.layers, self.inputs = layers, inputs
         many = len(inputs) > 1
-        self.input_names = {
-            k: f"input_{i}" if many else "input" for i, k in enumerate(inputs, 1)
-        }
+        self.input_names = {k: f"input_{i}" if many else "input" for i, k in enumerate(inputs, 1)}
         for k, dim in inputs.items():
             if len(dim) > 3:
                 raise layers[k - 1].error(
@@ -689,9 +687,7 @@ def _proto(model: Mapping[str, Any], net: _Network, outputs: Shape) -> onnx.Mode
     _check_outputs(model, net, outputs, dims)
     floats = [w for w in net.weights.values() if w.dtype.kind == "f" and w.ndim]
     single = floats and all(w.dtype == np.float32 for w in floats)
-    dtype, element = (
-        (np.float32, TensorProto.FLOAT) if single else (np.float64, TensorProto.DOUBLE)
-    )
+    dtype, element = (np.float32, TensorProto.FLOAT) if single else (np.float64, TensorProto.DOUBLE)
     if not single:
         _exact_leaky_relu(net)
     stored = [
@@ -738,9 +734,7 @@ def _check_outputs(
             raise ShapeError(f"output_dim is {listed(given)}, the layers give {listed(dims)}")
 
 
-def _labels(
-    model: Mapping[str, Any], inputs: list[Shape], outputs: list[Shape]
-) -> dict[str, str]:
+def _labels(model: Mapping[str, Any], inputs: list[Shape], outputs: list[Shape]) -> dict[str, str]:
     found = {}
     for what, key, dims in (("input", "feature_names", inputs), ("output", "class_names", outputs)):
         names = model.get(f"{what}_names")

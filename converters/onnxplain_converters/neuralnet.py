@@ -212,10 +212,10 @@ def _is_vector(found: Any) -> bool:
 
 
 def _flag(found: Any) -> bool:
-    value = getattr(found, "value", None)
-    if getattr(found, "kind", None) != "logical" or len(value) != 1 or value[0] not in (0, 1):
+    values = list(found.value[:2]) if isinstance(found, RObject) and found.kind == "logical" else []
+    if values not in ([0], [1]):
         raise ModelError("the network's linear.output must be TRUE or FALSE; save the object again")
-    return bool(value[0])
+    return bool(values[0])
 
 
 # -- activation and names -------------------------------------------------------------------------

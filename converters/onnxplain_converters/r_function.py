@@ -27,7 +27,7 @@ _FUNCTIONS = {"neg": "Neg", "exp": "Exp", "log": "Log", "tanh": "Tanh", "sqrt": 
 # Names of the arguments of R's functions, for calls that name them.
 _ARGUMENTS = {"ifelse": ("test", "yes", "no"), "log": ("x", "base"), "plogis": ("q",),
               "pnorm": ("q",)}  # fmt: skip
-_FOLDED: dict[str, Callable[..., float]] = {
+_FOLDED: dict[str, Callable[..., Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,

@@ -31,7 +31,7 @@ def convert(model: Any, *, input_dim: Any = None) -> onnx.ModelProto:
     model : MLPClassifier, MLPRegressor, linear or logistic model, or Pipeline that ends in one
         Before the model a pipeline may have scalers, PCA, TruncatedSVD, feature selection,
         imputers, encoders and ColumnTransformers. A finished search (GridSearchCV) stands for its
-        best model.
+        best model, a TransformedTargetRegressor predicts in the units of the target.
     input_dim : any, optional
         Not needed, the model says it.
 
@@ -158,17 +158,20 @@ class _Conversion:
 
     def _build(self, steps: list[tuple[str, Any]]) -> None:
         table: Any = self.everything
-        for name, step in steps[:-1]:
-            table = self.transform(table, step, name)
-        name, model = steps[-1]
+        targets = [step for step in steps if isinstance(step[1], _Target)]
+        *before, (name, model) = [step for step in steps if step not in targets]
+        for inner, step in before:
+            table = self.transform(table, step, inner)
         if model is None or isinstance(model, str):
             raise ModelError("the pipeline has no model at its end")
         kind = _kind(model)
         if kind not in _MODELS:
             what = "a transformer, not a model" if kind in _TRANSFORMERS else "not supported"
-            raise ModelError(f"{_called(name, model)} is {what}; expected {listed(_MODELS, 20)}")
+            raise ModelError(f"{_called(name, model)} is {what}; expected {listed(_MODELS, 30)}")
         x, _ = self.tensor(table)
         self.output, self.n_outputs, self.classes = _MODELS[kind](self.network, model, x, name)
+        for inner, target in targets:
+            self.output = self.original_target(target.transformer, inner)
         if not any(slot.steps for slot in self.slots):
             for slot in self._slots_of(self.everything):
                 self.slots[slot] = None
@@ -289,6 +292,26 @@ class _Conversion:
             x = self.network.node("Clip", x, low, high, name=f"{name}_Clip")
         return x, n
 
+    def original_target(self, step: Any, name: str) -> str:
+        """Return the output in the units that the target had before it was transformed."""
+        kind, y = _kind(step), (self.output, self.n_outputs)
+        inverse = getattr(step, "inverse_func", None)
+        if kind == "FunctionTransformer" and inverse in (np.exp, np.expm1):
+            back = self.network.node("Exp", self.output, name="Target_Exp"), self.n_outputs
+            return self.scaled(back, "Target", minus=1.0 if inverse is np.expm1 else None)[0]
+        if kind == "FunctionTransformer" and step.func is None and step.inverse_func is None:
+            return self.output
+        if kind == "MinMaxScaler" and not step.clip:
+            return self.scaled(y, "Target", minus=step.min_, over=step.scale_)[0]
+        plus = {"StandardScaler": "mean_", "RobustScaler": "center_", "MaxAbsScaler": ""}
+        if kind not in plus:
+            raise ModelError(
+                f"the target of {_called(name, step)} cannot be transformed back; known are "
+                f"{listed(plus)}, MinMaxScaler, and the functions np.exp and np.expm1"
+            )
+        shift = getattr(step, plus[kind], None)
+        return self.scaled(y, "Target", times=step.scale_, plus=shift)[0]
+
 
 def _width(table: Any) -> int:
     return len(table.columns) if isinstance(table, Raw) else table[1]
@@ -338,6 +361,13 @@ def _called(name: str, step: Any) -> str:
     return f"step {name!r} ({cls})" if name else cls
 
 
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What a TransformedTargetRegressor did to the target; predictions are transformed back."""
+
+    transformer: Any
+
+
 _SEARCHES = ("GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV")
 
 
@@ -345,6 +375,9 @@ def _steps(model: Any, name: str = "") -> list[tuple[str, Any]]:
     """Return the steps of a pipeline, nested ones in one line; a search is its best model."""
     if _kind(model) in _SEARCHES:
         return _steps(_fitted(model, name, "best_estimator_"), name)
+    if _kind(model) == "TransformedTargetRegressor":
+        inner = _steps(_fitted(model, name, "regressor_"), name)
+        return [*inner, (name, _Target(model.transformer_))]
     if _kind(model) != "Pipeline":
         return [(name, model)]
     steps = []
@@ -467,12 +500,8 @@ def _one_hot_values(step: Any) -> list[list[str]]:
     found = []
     for categories, few, drop in zip(step.categories_, rare, dropped, strict=True):
         few = [] if few is None else few.tolist()
-        kept = [c for c in categories.tolist() if c not in few]
-        gone = None if drop is None else categories.tolist()[drop]
-        values = [str(c) for c in kept if drop is None or c != gone]
-        if few and not (drop is not None and gone in few):
-            values.append("infrequent")
-        found.append(values)
+        kept = [c for j, c in enumerate(categories.tolist()) if j != drop and c not in few]
+        found.append([*map(str, kept), *["infrequent"][: len(few)]])
     return found
 
 

@@ -85,7 +85,7 @@ class _Writer:
         for spec in self.inputs:
             self._enter(spec)
         for node in self.draft.nodes:
-            if node.name not in self.written and any(name in self.active for name in node.inputs):
+            if node.name not in self.written and self.active.intersection(node.outputs):
                 self._write(node)
         return {
             "input_dim": list(self.converter.input_dim),
@@ -130,9 +130,7 @@ class _Writer:
                 raise _Inexpressible("there is no layer for this operator")
             keys, output = _WRITERS[node.op](self, node)
         except _Inexpressible as why:
-            raise ModelError(
-                f"{node.label} cannot be written in the list format: {why}"
-            ) from None
+            raise ModelError(f"{node.label} cannot be written in the list format: {why}") from None
         self._append(keys, [name for name in node.inputs if name in self.active], output)
 
     def _append(self, keys: Keys, inputs: Sequence[str], output: str) -> None:
@@ -180,15 +178,17 @@ class _Writer:
     def with_activation(self, keys: Keys, tensor: str) -> tuple[Keys, str]:
         """Add the activation that follows a layer, if the format lets it be part of it."""
         node = self.user(tensor, *_ACTIVATIONS)
-        name = None if node is None or _is_layer(node) else _activation_name(self, node)
+        own = node is not None and _listed_after(node, len(self.layers) + 1)
+        name = None if node is None or own else _activation_name(self, node)
         if node is None or name is None:
             return keys | {"activation_name": "linear"}, tensor
         return keys | {"activation_name": name}, self.take(node)
 
 
-def _is_layer(node: Node) -> bool:
-    """Tell an activation that was a layer of its own in a list."""
-    return node.name.startswith("Activation_")
+def _listed_after(node: Node, index: int) -> bool:
+    """Tell an activation that was a layer of its own in a list, behind layer `index`."""
+    number = node.name.removeprefix("Activation_")
+    return number != node.name and number.isdecimal() and int(number) > index
 
 
 # -- activations ----------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def _activation(writer: _Writer, node: Node) -> tuple[Keys, str]:
 
 
 def _skip(writer: _Writer, node: Node) -> tuple[Keys, str]:
-    if node.op == "Identity" and _is_layer(node):
+    if node.op == "Identity" and _listed_after(node, len(writer.layers)):
         return {"type": "Activation", "act_name": "linear"}, node.outputs[0]
     if node.op == "Dropout" and (node.input(2) or any(node.outputs[1:])):
         raise _Inexpressible("it is in training mode or its mask is used")

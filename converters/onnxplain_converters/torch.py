@@ -176,8 +176,10 @@ def _try_forward(model: Any, args: Sequence[Any]) -> None:
             model(*args)
     except Exception as error:
         came = listed((f"{tuple(a.shape)} {a.dtype}" for a in args), length=60)
-        hint = "whole numbers as input need example=" if any(_wants_integers(model)) else (
-            "check input_dim, which has no batch axis and stands channels first"
+        hint = (
+            "whole numbers as input need example="
+            if any(_wants_integers(model))
+            else ("check input_dim, which has no batch axis and stands channels first")
         )
         raise ShapeError(
             f"the module does not run on {came}: {_first_line(error)}; {hint}"
@@ -281,7 +283,7 @@ def _name_nodes(proto: onnx.ModelProto, model: Any) -> None:
     calls = defaultdict(list)  # nodes of one call of one module
     for node, scope in zip(proto.graph.node, scopes, strict=True):
         calls[scope].append(node)
-    mains = {id(_main(nodes)) for (path, _), nodes in calls.items() if _is_layer(modules.get(path))}
+    mains = _mains({k: nodes for k, nodes in calls.items() if _is_layer(modules.get(k[0]))})
     taken: set[str] = set()
     rest = []
     for node, (path, _) in zip(proto.graph.node, scopes, strict=True):
@@ -315,16 +317,25 @@ def _is_layer(module: Any) -> bool:
     )
 
 
-def _main(nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
-    """Return the node that stands for a layer; of an activation spelled out that is the last."""
-    return next((node for node in nodes if node.op_type in _MAIN_OPS), nodes[-1])
+def _mains(calls: dict[tuple[str, str], list[onnx.NodeProto]]) -> set[int]:
+    """Return the ids of the nodes that stand for layers; of an activation spelled out the last."""
+    known = {path for (path, _), nodes in calls.items() if any(map(_is_main, nodes))}
+    return {
+        id(next(filter(_is_main, nodes), nodes[-1]))
+        for (path, _), nodes in calls.items()
+        if path not in known or any(map(_is_main, nodes))
+    }
+
+
+def _is_main(node: onnx.NodeProto) -> bool:
+    return node.op_type in _MAIN_OPS
 
 
 def _weight_owner(node: onnx.NodeProto, modules: dict[str, Any]) -> str:
     """Return the module whose weight a node has: a batch norm after it may have been joined."""
     for name in node.input:
         path, _, what = name.rpartition(".")
-        if what == "weight" and path in modules and node.op_type in _MAIN_OPS:
+        if what == "weight" and path in modules and _is_main(node):
             return path
     return ""
 

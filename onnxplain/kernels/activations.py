@@ -71,6 +71,10 @@ class Relu(Piecewise, op="Relu"):
     def slope(self, x, y):
         return (x > 0).astype(x.dtype)
 
+    def secant(self, x, y, x0, y0):
+        """The quotient: y is x or 0, and close numbers subtract exactly."""
+        return divide(y - y0, x - x0, self.slope(x, y))
+
 
 class LeakyRelu(Piecewise, op="LeakyRelu"):
     """y = x where x >= 0, else alpha x."""
@@ -379,12 +383,16 @@ class SigmoidGated(Gated):
         """Return (u(x) - u(x0)) / (x - x0)."""
         raise NotImplementedError
 
+    def inner_slope(self, x: Array) -> Array:
+        """Return du/dx."""
+        return self.inner_secant(x, x)
+
     def gate(self, x):
         return special(x).expit(self.inner(x)).astype(x.dtype, copy=False)
 
     def gate_slope(self, x):
         p = self.gate(x)
-        return p * (1 - p) * self.inner_secant(x, x)
+        return p * (1 - p) * self.inner_slope(x)
 
     def gate_secant(self, x, x0):
         xp = namespace(x, x0)
@@ -426,6 +434,9 @@ class Mish(SigmoidGated, op="Mish"):
 
     def inner(self, x):
         return x + _SOFTPLUS.forward(x - _LOG_2)
+
+    def inner_slope(self, x):
+        return 1 + special(x).expit(x - _LOG_2)
 
     def inner_secant(self, x, x0):
         v, v0 = x - _LOG_2, x0 - _LOG_2

@@ -152,7 +152,7 @@ class Linear(Kernel):
         if b is None:
             return z
         y = z + b
-        if y.shape != z.shape:
+        if y.shape != z.shape and not self.diagonal:  # a sum may broadcast, a layer may not
             raise ModelError(f"a bias of shape {b.shape} does not fit an output of {z.shape}")
         return y
 
