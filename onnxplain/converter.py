@@ -256,7 +256,9 @@ class Converter:
 
         check_flags(channels_first=channels_first)
         dtype = float_type(self.dtype)
-        arrays = prepare(data, self.graph.inputs, self.input_dim, dtype, channels_first)
+        arrays = prepare(
+            data, self.graph.inputs, self.input_dim, dtype, channels_first, names=self.input_names
+        )
         return Engine(self, dtype, batch_size=batch_size).predict(arrays)
 
     def graph_for(

@@ -36,6 +36,7 @@ def prepare(
     channels_first: bool = True,
     what: str = "data",
     copy: bool = False,
+    names: Sequence[Sequence[Sequence[str]]] | None = None,
 ) -> list[Array]:
     """Return one array per input, channels first, of the type to compute in.
 
@@ -45,6 +46,8 @@ def prepare(
         One per input of the model, in order or by name; axis 0 are the instances.
     copy : bool, default False
         Share no memory with `data`, so that the result stays when `data` changes.
+    names : list (per input) of list (per axis) of labels, optional
+        Columns of a data frame must not be these labels in another order.
     """
     arrays = _as_list(data, specs, what)
     if len(arrays) != len(input_dim):
@@ -53,6 +56,8 @@ def prepare(
             f"{counted(len(input_dim), 'input')}: {listed(s.name for s in specs)}; "
             "give a list with one array per input"
         )
+    for x, labels in zip(arrays, names or (), strict=False):
+        _check_columns(x, labels, what)
     ready = [
         _one(x, spec, dim, dtype, channels_first, f"{what}[{i}]" if len(specs) > 1 else what, copy)
         for i, (x, spec, dim) in enumerate(zip(arrays, specs, input_dim, strict=True))
@@ -63,6 +68,16 @@ def prepare(
     if rows[0] == 0:
         raise DataError(f"{what} has no rows; give at least one")
     return ready
+
+
+def _check_columns(x: Any, labels: Sequence[Sequence[str]], what: str) -> None:
+    """Refuse a data frame that has the features in another order: values go by position."""
+    columns = [str(c) for c in getattr(x, "columns", ())]
+    if len(labels) == 1 and columns != list(labels[0]) and sorted(columns) == sorted(labels[0]):
+        raise DataError(
+            f"the columns of {what} are the model's features in another order "
+            f"({listed(columns)}); order them: {what}[converter.input_names[0][0]]"
+        )
 
 
 def _as_list(data: Any, specs: Sequence[Any], what: str) -> list[Any]:

@@ -21,7 +21,12 @@ Values: TypeAlias = "dict[str, Array]"
 Step: TypeAlias = "Callable[[Node, Signals], Signals]"
 
 
-def forward(graph: Graph, feeds: Mapping[str, Array], keep: bool = True) -> Values:
+def forward(
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    keep: bool = True,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> Values:
     """Compute all tensors of a graph.
 
     Parameters
@@ -32,13 +37,19 @@ def forward(graph: Graph, feeds: Mapping[str, Array], keep: bool = True) -> Valu
         One array per input of the graph.
     keep : bool, default True
         Keep every tensor, as a walk back needs it; False keeps the outputs of the graph only.
+    shapes : dict, optional
+        Filled with the shape of every tensor.
     """
     values: Values = dict(feeds)
     uses = None if keep else _uses(graph)
+    if shapes is not None:
+        shapes.update((name, tuple(x.shape)) for name, x in feeds.items())
     for node in graph.nodes:
         inputs = [_value(graph, values, name) for name in node.inputs]
         outputs = evaluate(node, node.kernel, inputs)
         values.update((n, v) for n, v in zip(node.outputs, outputs, strict=False) if n)
+        if shapes is not None:
+            shapes.update((n, tuple(values[n].shape)) for n in node.outputs if n)
         if uses is not None:
             _release(values, uses, node)
     for name in graph.outputs:

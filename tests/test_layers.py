@@ -1,9 +1,12 @@
 """innsight's list format as a dict: its layers computed in plain NumPy, its checks, and back."""
 
 import copy
+import doctest
 import json
+import re
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -1001,6 +1004,28 @@ def test_example_of_the_documents(shared):
     c = ox.convert(model, dtype="double")
     suite = golden["suite"]
     np.testing.assert_allclose(c(np.array(suite["x"]))[0], suite["output"], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "section", [pytest.param("torch", marks=pytest.mark.oracle), "The list format of innsight"]
+)
+def test_examples_of_the_docs_print_what_they_say(section):
+    if section == "torch":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("torch")
+    text = (Path(__file__).parents[1] / "docs" / "converters.md").read_text("utf-8")
+    text = text.partition(f"\n## {section}")[2].partition("\n## ")[0]
+    values = {}
+    for block in re.findall("```python\n(.*?)```", text, re.DOTALL):
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, values, section, "converters.md", 0)
+            runner = doctest.DocTestRunner(verbose=False)
+            runner.run(test, clear_globs=False)
+            assert runner.summarize() == (0, len(test.examples))
+            values = test.globs
+        else:
+            exec(block, values)
+    assert "converter" in values
 
 
 # -- repr ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import onnxplain as ox
 from onnxplain.cli import parameters
-from onnxplain.errors import ArgumentError, ModelFileError
+from onnxplain.errors import ArgumentError, DataError, ModelFileError
 from onnxplain.graph import save as saving
 
 RNG = np.random.default_rng(7)
@@ -705,3 +705,11 @@ def test_bad_targets_are_refused(tmp_path, monkeypatch, target, error, text):
     with pytest.raises(error, match=text):
         TABLE.save(target)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_data_frame_with_the_features_in_another_order_is_refused():
+    names = LABELS["input_names"]
+    frame = pd.DataFrame(X, columns=names)
+    assert ox.Gradient(TABLE, frame).result[0][0].shape[:2] == X.shape
+    with pytest.raises(DataError, match="another order"):
+        ox.Gradient(TABLE, frame[names[::-1]])

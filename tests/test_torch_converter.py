@@ -147,6 +147,17 @@ class Gated(nn.Module):
         return self.a(x) * torch.sigmoid(self.b(x))
 
 
+class Unrolled(nn.Module):
+    """torch writes a plain recurrent network as one step after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.RNN(4, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x)[0][:, -1]
+
+
 class Star(nn.Module):
     def forward(self, *parts):
         return torch.cat(parts, 1).relu()
@@ -193,6 +204,7 @@ FAMILIES = {
     "two by two": (TwoByTwo, [(3, 8, 8), (5,)]),
     "shared": (Shared, [(5,)]),
     "gated": (Gated, [(5,)]),
+    "unrolled": (Unrolled, [(3, 4)]),
     "star": (Star, [(2,), (3,)]),
     "activations": (activations, [(5,)]),
     "mlp": (mlp, [(5,)]),

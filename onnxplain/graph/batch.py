@@ -65,7 +65,9 @@ def _fixed(
     graph: Graph, input_dim: Sequence[Shape], declared: int | None
 ) -> tuple[Graph, Trial]:
     batch = declared or 1
-    values = run(graph, random_rows(graph.inputs, input_dim, batch))  # an error here is the user's
+    shapes: dict[str, Shape] = {}
+    feeds = random_rows(graph.inputs, input_dim, batch)
+    values = run(graph, feeds, shapes)  # an error here is the user's
     for name in graph.outputs:
         if values[name].ndim == 0 or values[name].shape[0] != batch:
             raise ModelError(
@@ -74,7 +76,6 @@ def _fixed(
             )
     if declared != 1:
         _check_rows_apart(graph, input_dim, values, max(batch, 2))
-    shapes = {k: tuple(v.shape) for k, v in values.items()}
     rows = frozenset(n for n, s in shapes.items() if s[:1] == (batch,))
     trial = _summary(graph, shapes, rows, False, batch)
     return replace(graph, fixed_batch=batch, rows_first=False), trial
@@ -130,27 +131,27 @@ def random_rows(inputs: Sequence[ValueSpec], input_dim: Sequence[Shape], rows: i
     return feeds
 
 
-def run(graph: Graph, feeds: dict) -> dict:
-    """Compute all tensors, quietly: random data may leave the domain of a logarithm."""
+def run(graph: Graph, feeds: dict, shapes: dict[str, Shape] | None = None) -> dict:
+    """Compute the outputs, quietly: random data may leave the domain of a logarithm."""
     from ..walk import forward
 
     with np.errstate(all="ignore"):
-        return forward(graph, feeds)
+        return forward(graph, feeds, keep=False, shapes=shapes)
 
 
 def _try(graph: Graph, input_dim: Sequence[Shape]) -> Trial | None:
     """Run two rows together and each alone; None if they do not come out the same."""
     rows = random_rows(graph.inputs, input_dim, 2)
+    shapes: dict[str, Shape] = {}
+    single: dict[str, Shape] = {}
     try:
-        both = run(graph, rows)
-        alone = [run(graph, {k: v[i : i + 1] for k, v in rows.items()}) for i in range(2)]
+        both = run(graph, rows, shapes)
+        alone = [run(graph, {k: v[i : i + 1] for k, v in rows.items()}, single) for i in range(2)]
     except OnnxplainError:
         return None
     for name in graph.outputs:
         if name in graph.active and not _same_rows(both[name], [v[name] for v in alone]):
             return None
-    shapes = {k: tuple(v.shape) for k, v in both.items()}
-    single = {k: tuple(v.shape) for k, v in alone[0].items()}
     row_tensors = frozenset(
         k for k, s in shapes.items() if s[:1] == (2,) and single[k] == (1, *s[1:])
     )

@@ -271,6 +271,7 @@ class Concat(Routing, op="Concat", since=4):
 
     def forward(self, *inputs):
         xp = namespace(*inputs)
+        checked_shape((sum(x.size for x in inputs),))
         return xp.concatenate([xp.asarray(x) for x in inputs], axis=self.axis)
 
     def route(self, signals, rec, ref):

@@ -244,6 +244,7 @@ class Method:
             self.channels_first,
             what,
             copy=True,
+            names=self.converter.input_names,
         )
 
     def _check_rules(self) -> None:
