@@ -74,7 +74,8 @@ def _plain(names: Any, what: str, level: int = 0) -> Any:
         return str(names)
     if isinstance(names, Mapping):
         names = names.values()
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable) or level > 3:
+    single = isinstance(names, (str, bytes)) or getattr(names, "ndim", 1) == 0
+    if single or not isinstance(names, Iterable) or level > 3:
         came = repr(names)[:60] if isinstance(names, str) else type(names).__name__
         raise SelectionError(f"{what} must be strings in lists (per axis, per layer), got {came}")
     return [_plain(n, what, level + 1) for n in names]

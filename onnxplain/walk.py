@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from .arrays import Array
-
 from .graph.graph import Graph, Node, evaluate
 from .kernels.base import Note, Pair, Record, Signals
 

@@ -351,7 +351,6 @@ def test_a_spelled_layer_norm_is_one_node(name):
     assert len(joined.nodes[0].joined) == len(NORMS[name].strip().splitlines())
 
 
-@pytest.mark.xfail(reason="not joined yet: LRP sees its products, other methods the same as one")
 def test_the_layer_norm_of_keras_is_one_node():
     joined = check(normalised(KERAS), ["LayerNormalization"], 1e-11)
     assert len(joined.nodes[0].joined) == 12

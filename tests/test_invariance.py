@@ -310,8 +310,7 @@ PAIRS = {
             node("Neg", ["h"], ["m"], "neg"),
             node("Add", ["r", "m"], ["a"], "sub"),
         ),
-        # The Neg is a layer of its own, whose rule shares once more.
-        {*EXACT, "LRP"},
+        METHODS,
     ),
     "Sum, Add": (
         lambda: dense(relu("h", "r"), node("Sum", ["r", "h", "r"], ["a"], "sum")),

@@ -583,8 +583,9 @@ def test_given_input_dim_is_checked_and_stands_in_for_a_missing_one():
     assert ox.convert(model, input_dim=(2, 7, 6)).input_dim == [(2, 7, 6)]
 
 
-JUNK = [None, {}, [], "x", -1, 0, 1.5, float("nan"), True, [1, "a"], [[1], [2, 3]], {"a": 1},
-        10**30, [0] * 7, np.zeros((2, 2)), np.array("x"), object(), b"x", [None]]  # fmt: skip
+JUNK = [None, {}, [], "x", -1, 0, 1.5, float("nan"), True, [1, "a"], [[1], [2, 3]],
+        [0] * 7,
+        {"a": 1}, 10**30, 1e30, 2**63 + 5, np.zeros((2, 2)), np.array("x"), [None]]  # fmt: skip
 
 
 @settings(max_examples=400, deadline=None)

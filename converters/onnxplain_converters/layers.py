@@ -24,6 +24,7 @@ from onnxplain.names import given_names
 
 OPSET = 20
 LEAKY_SLOPE = 0.01
+MAX_NUMBER = 2**31  # of a size or an index
 
 Shape = tuple[int, ...]
 
@@ -147,7 +148,7 @@ def _whole(value: Any) -> tuple[int, ...] | None:
         return None
     if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
         return None
-    if not np.all(np.isfinite(numbers)) or np.any(numbers != np.round(numbers)):
+    if not np.all(abs(numbers) < MAX_NUMBER) or np.any(numbers != np.round(numbers)):
         return None
     return tuple(int(n) for n in numbers)
 
@@ -298,10 +299,14 @@ class Layer:
 
     def number(self, key: str, default: float | None = None) -> float:
         """Return one number."""
-        value = np.asarray(self.get(key, default))
-        if value.size != 1 or value.dtype.kind not in "iuf":
-            raise self.error(f"{key} must be one number, got {shown(self.keys[key])}")
-        return float(value.reshape(()))
+        value = self.get(key, default)
+        try:
+            number = np.asarray(value)
+        except (ValueError, TypeError, RuntimeError):
+            number = np.zeros(0)
+        if number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all():
+            raise self.error(f"{key} must be one number, got {shown(value)}")
+        return float(number.reshape(()))
 
 
 def _read_layers(model: Any) -> list[Layer]:
@@ -499,6 +504,8 @@ def _batch_norm(layer: Layer) -> Steps:
     gamma, mean, var = (layer.array(key, 1, n) for key in ("gamma", "run_mean", "run_var"))
     beta = layer.array("beta", 1, n) if "beta" in layer.keys else np.zeros_like(gamma)
     epsilon = layer.number("eps")
+    if epsilon < 0 or np.any(var < 0):
+        raise layer.error("eps and run_var must not be negative")
     weights = (gamma, beta, mean, var + attribute_error(epsilon, var.dtype))
     return [Step("BatchNormalization", weights, {"epsilon": epsilon})], layer.dim
 

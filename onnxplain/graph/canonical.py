@@ -70,6 +70,7 @@ def join(
     _drop_identities(draft)
     join_activations(draft)
     _join_each(draft, _layer_norm)
+    _join_each(draft, _layer_norm_keras)
     _join_each(draft, _affine_into_linear)
     _join_each(draft, _affine_chain)
     return draft.nodes, draft.weights, draft.aliases
@@ -254,23 +255,58 @@ def _layer_norm(draft: Draft, node: Node) -> bool:
     """(x - mean) / sqrt(mean((x - mean)^2) + epsilon), divided or times the reciprocal."""
     parts = _normalised(draft, node)
     deviation = _deviation(draft, parts[1]) if parts else None
-    if parts is None or deviation is None:
+    centred = _centred(draft, parts[0]) if parts else None
+    if parts is None or deviation is None or centred is None:
         return False
+    return _join_layer_norm(draft, (centred[0],), deviation, [*centred[1], *parts[2], node])
+
+
+def _layer_norm_keras(draft: Draft, node: Node) -> bool:
+    """x w + (beta - mean w) with w = gamma / sqrt(mean((x - mean)^2) + epsilon)."""
+    if node.op != "Add" or node.domain:
+        return False
+    for scaled, shifted in (node.inputs, node.inputs[::-1]):
+        scale, shift = draft.made_by(scaled, "Mul"), draft.made_by(shifted, "Sub")
+        offset = draft.made_by(shift.inputs[1], "Mul") if shift else None
+        if scale and shift and offset and draft.constant(shift.inputs[0]) is not None:
+            return _match_keras(draft, node, (scale, shift, offset))
+    return False
+
+
+def _match_keras(draft: Draft, node: Node, parts: tuple[Node, Node, Node]) -> bool:
+    scale, shift, offset = parts
+    for x, w in (scale.inputs, scale.inputs[::-1]):
+        weight = draft.made_by(w, "Mul")
+        gamma, inverse = _constant_and_rest(draft, weight) if weight else (None, None)
+        reciprocal = draft.made_by(inverse, "Reciprocal") if inverse else None
+        deviation = _deviation(draft, reciprocal.inputs[0]) if reciprocal else None
+        mean = draft.made_by(next((t for t in offset.inputs if t != w), ""), "ReduceMean")
+        if not (weight and gamma and reciprocal and deviation and mean) or mean.inputs[0] != x:
+            continue
+        cone = [scale, shift, offset, weight, reciprocal, mean, node]
+        return w in offset.inputs and _join_layer_norm(
+            draft, (x, gamma, shift.inputs[0]), deviation, cone
+        )
+    return False
+
+
+def _join_layer_norm(
+    draft: Draft, inputs: Sequence[str], deviation: tuple[float, str, list[Node]], rest: list[Node]
+) -> bool:
+    """Put one node in the place of all that make a layer normalisation, the last of `rest` last."""
     epsilon, squared, nodes = deviation
-    first, second = _centred(draft, parts[0]), _centred(draft, squared)
-    if first is None or second is None or first[0] != second[0]:
+    second = _centred(draft, squared)
+    if second is None or second[0] != inputs[0]:
         return False
-    means = [n for n in (*first[1], *second[1], *nodes) if n.op == "ReduceMean"]
-    if {_reduced_axes(draft, n) for n in means} != {(-1,)}:
-        return False
-    cone = list({id(n): n for n in (*first[1], *second[1], *nodes, *parts[2], node)}.values())
-    if not all(_used_within(draft, n, cone) for n in cone if n is not node):
+    cone = list({id(n): n for n in (*rest, *second[1], *nodes)}.values())
+    means = {_reduced_axes(draft, n) for n in cone if n.op == "ReduceMean"}
+    last = rest[-1]
+    if means != {(-1,)} or not all(_used_within(draft, n, cone) for n in cone if n is not last):
         return False
     attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
     joined = _names(*sorted(cone, key=draft.nodes.index))
-    new = Node(
-        node.name, "LayerNormalization", (first[0],), node.outputs, attributes, 17, joined=joined
-    )
+    op = "LayerNormalization"
+    new = Node(last.name, op, tuple(inputs), last.outputs, attributes, 17, joined=joined)
     draft.replace(cone, new)
     return True
 
@@ -316,6 +352,13 @@ def _squared(draft: Draft, node: Node) -> str | None:
         return node.inputs[0] if node.inputs[0] == node.inputs[1] else None
     power = draft.constant(node.inputs[1])
     return node.inputs[0] if power is not None and power.size == 1 and power == 2 else None
+
+
+def _constant_and_rest(draft: Draft, node: Node) -> tuple[str | None, str | None]:
+    for a, b in (node.inputs, node.inputs[::-1]):
+        if draft.constant(a) is not None:
+            return a, b
+    return None, None
 
 
 def _scalar_and_rest(draft: Draft, node: Node) -> tuple[float | None, str | None]:

@@ -154,7 +154,7 @@ class Kernel:
 
 
 def joint_shape(rec: Record, ref: Record | None, i: int) -> Shape:
-    """Return the shape of input `i`, of the pair of input and reference if there are two records."""
+    """Return the shape of input `i`, of input and reference together if there are two records."""
     shape = rec.inputs[i].shape
     return shape if ref is None else np.broadcast_shapes(shape, ref.inputs[i].shape)
 

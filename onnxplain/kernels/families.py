@@ -1,14 +1,16 @@
 """Seven families of operators. Each knows how every signal travels back through its members.
 
-| family      | the author writes                  | gradient  | relevance        | DeepLIFT        |
-|-------------|------------------------------------|-----------|------------------|-----------------|
-| Elementwise | forward, slope (secant)            | g slope   | passes           | m secant        |
-| Linear      | operand, apply, vjp, split         | vjp       | the rule         | vjp             |
-| Routing     | forward, back                      | back      | back             | back            |
-| Merge       | coefficients                       | c g       | by contribution  | c m             |
-| Product     | forward, back                      | back      | halves           | back at midpoint|
-| Selector    | forward, send                      | to winner | winner takes all | cross-maximum   |
-| Axis        | forward, vjp, deeplift             | vjp       | its own          | closed form     |
+| family      | the author writes     | gradient  | relevance        | DeepLIFT         |
+|-------------|-----------------------|-----------|------------------|------------------|
+| Elementwise | slope, secant         | g slope   | passes           | m secant         |
+| Linear      | apply, vjp, split     | vjp       | the rule         | vjp              |
+| Routing     | back                  | back      | back             | back             |
+| Merge       | coefficients          | c g       | by contribution  | c m              |
+| Product     | back                  | back      | halves           | back at midpoint |
+| Selector    | send, pick, average   | to winner | winner takes all | cross-maximum    |
+| Axis        | vjp, deeplift         | vjp       | its own          | closed form      |
+
+and `forward`, always.
 """
 
 from __future__ import annotations
@@ -162,6 +164,8 @@ class Linear(Kernel):
 
     def relevance(self, rec, r, rule, note):
         x, w, b = self.operand(rec.inputs)
+        if self.diagonal and b is None:  # a scale has one contribution: nothing to share
+            return self.at(self.position, unbroadcast(r[0], x.shape))
         return self.at(self.position, rule.rule.linear(self, x, w, b, rec.outputs[0], r[0], note))
 
     def deeplift(self, rec, ref, m, rule, parts):

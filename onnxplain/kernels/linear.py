@@ -96,7 +96,8 @@ class MatMulProduct(Product, op="MatMul"):
 
     def back(self, g, a, b, shapes):
         if a.ndim == 1 and b.ndim == 1:
-            return unbroadcast(g[..., None] * b, shapes[0]), unbroadcast(g[..., None] * a, shapes[1])
+            g = g[..., None]
+            return unbroadcast(g * b, shapes[0]), unbroadcast(g * a, shapes[1])
         if a.ndim == 1:
             ga = (g[..., None, :] @ swap(b))[..., 0, :]
             return unbroadcast(ga, shapes[0]), unbroadcast(a[:, None] * g[..., None, :], shapes[1])

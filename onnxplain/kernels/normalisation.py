@@ -72,7 +72,7 @@ class Softmax(Axis, op="Softmax", since=13):
 
     def describe(self, method):
         if method == "lrp":
-            return ("Taylor", True, "AttnLRP; its constant absorbs relevance; passes where it is last")
+            return ("Taylor", True, "AttnLRP, its constant absorbs relevance; passes if last")
         return super().describe(method)
 
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,13 @@ def array_module(device: Any) -> Any:
     if device == "auto":
         return np
     raise DeviceError("device='cuda': CuPy finds no usable NVIDIA GPU; use device='cpu'")
+
+
+class Run(NamedTuple):
+    """All tensors of one run, and the inputs it was made of."""
+
+    values: Values
+    inputs: Sequence[Array]
 
 
 class Engine:
@@ -133,10 +140,15 @@ class Engine:
                 parts.append(to_host(values[name][: len(block[0])]))
         return [np.concatenate(parts) for parts in found]
 
-    def cut(self, values: Values, rows: slice) -> Values:
+    def run(self, inputs: Sequence[Array]) -> Run:
+        """Run the graph on some rows and keep everything for a walk back."""
+        return Run(self.forward(inputs), inputs)
+
+    def cut(self, run: Run, rows: slice) -> Run:
         """Return some rows of a run, as views."""
         tensors = self.trial.row_tensors
-        return {k: v[rows] if k in tensors else v for k, v in values.items()}
+        values = {k: v[rows] if k in tensors else v for k, v in run.values.items()}
+        return Run(values, [x[rows] for x in run.inputs])
 
 
 def _checked_batch_size(batch_size: Any) -> int | None:
@@ -279,10 +291,21 @@ class Method:
     def _n_nodes(self) -> int:
         return sum(len(self.output_idx[j]) for j in self._selected)
 
-    def _node_slices(self) -> list[slice]:
-        """Return where each selected output's nodes lie on the outputs axis of a signal."""
-        ends = np.cumsum([0, *(len(self.output_idx[j]) for j in self._selected)])
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    def _overlaps(self, picked: slice) -> Iterator[tuple[int, slice, slice]]:
+        """Run through the selected outputs that some explained nodes belong to.
+
+        All explained nodes, output after output, make the leading axis of a signal; `picked` is a
+        part of it. Yields the number of the selected output, the place of its nodes in the part,
+        and their place among the nodes of the output.
+        """
+        start = 0
+        for s, j in enumerate(self._selected):
+            stop = start + len(self.output_idx[j])
+            first, last = max(start, picked.start), min(stop, picked.stop)
+            if first < last:
+                here = slice(first - picked.start, last - picked.start)
+                yield s, here, slice(first - start, last - start)
+            start = stop
 
     def _connected(self) -> list[list[bool]]:
         """Tell for each selected output which inputs have a path to it."""
@@ -315,18 +338,15 @@ class Method:
         """
         count = picked.stop - picked.start
         seeds: dict[str, Array] = {}
-        for s, (j, place) in enumerate(zip(self._selected, self._node_slices(), strict=True)):
-            inside = range(max(place.start, picked.start), min(place.stop, picked.stop))
-            if not inside:
-                continue
+        for s, here, there in self._overlaps(picked):
+            j = self._selected[s]
             name = self._engine.targets[j]
             tensor = shapes[name]
             xp, rows = namespace(tensor), len(tensor)
             seed = xp.zeros((count, rows, tensor.size // rows), self._engine.dtype)
-            k = xp.asarray(inside)
-            nodes = xp.asarray(self.output_idx[j])[k - place.start]
-            value = 1 if start is None else start[s][:, k - place.start].T
-            seed[k - picked.start, :, nodes] = value
+            value = 1 if start is None else start[s][:, there].T
+            nodes = xp.asarray(self.output_idx[j][there])
+            seed[xp.arange(here.start, here.stop), :, nodes] = value
             seed = seed.reshape(count, *tensor.shape)
             seeds[name] = seeds[name] + seed if name in seeds else seed
         return seeds
@@ -362,18 +382,27 @@ class Method:
             np.zeros((batch, len(self.output_idx[j])), dtype) for j in self._selected
         ]
 
-    def _store(self, rows: slice, picked: slice, signals: Sequence[Array | None]) -> None:
-        """Put signals (outputs, rows, *input_dim), one per input, into the result."""
-        for s, place in enumerate(self._node_slices()):
-            inside = range(max(place.start, picked.start), min(place.stop, picked.stop))
-            if not inside:
-                continue
-            here = slice(inside.start - picked.start, inside.stop - picked.start)
-            there = slice(inside.start - place.start, inside.stop - place.start)
+    def _store(
+        self,
+        rows: slice,
+        picked: slice,
+        signals: Sequence[Array | None],
+        share: float | None = None,
+    ) -> None:
+        """Put signals (outputs, rows, *input_dim), one per input, into the result.
+
+        With a `share` they are multiplied by it and added to what is there.
+        """
+        count = rows.stop - rows.start
+        for s, here, there in self._overlaps(picked):
             for target, signal in zip(self.result[s], signals, strict=True):
-                if target is not None and signal is not None:
-                    part = signal[here, : rows.stop - rows.start]
-                    target[rows, ..., there] = np.moveaxis(to_host(part), 0, -1)
+                if target is None or signal is None:
+                    continue
+                part = np.moveaxis(to_host(signal[here, :count]), 0, -1)
+                if share is None:
+                    target[rows, ..., there] = part
+                else:
+                    target[rows, ..., there] += share * part
 
     def _store_scores(self, rows: slice, values: Values) -> None:
         count = rows.stop - rows.start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-
 from ..arrays import to_host
 from ..errors import ArgumentError
 from ..rules import ConnectionSetting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,8 +17,8 @@ from ..rules import (
     Rescale,
     RevealCancel,
 )
-from ..walk import Ledger, Values, backward, chunks, multiplier_step
-from .base import Method, check_count, check_flags, reached
+from ..walk import Ledger, backward, chunks, multiplier_step
+from .base import Method, Run, check_count, check_flags, reached
 from .gradients import _required, describe_reference, one_reference, reference_rows
 
 if TYPE_CHECKING:
@@ -51,24 +51,19 @@ class MultiplierMethod(Method):
             rule, self.winner_takes_all, cross_maximum=False, elementwise_softmax=True
         )
 
-    def _contributions(
-        self,
-        values: Values,
-        reference: Values,
-        inputs: Sequence[Array],
-        refs: Sequence[Array],
-        picked: slice,
-        rows: int,
-    ) -> list[Array | None]:
-        """Return multiplier times difference per input, (outputs, rows, *input_dim)."""
+    def _contributions(self, run: Run, reference: Run, picked: slice) -> list[Array | None]:
+        """Return multiplier times difference per input, (outputs, rows, *input_dim).
+
+        The rows are those of the longer run; the other may have a single one.
+        """
         engine = self._engine
-        step = multiplier_step(engine.graph, values, reference, self._setting())
-        longer = values if len(inputs[0]) >= len(refs[0]) else reference
-        signals = backward(engine.graph, self._seeds(longer, picked), step)
-        arrived = reached(signals, engine.input_names, rows)
+        longer = max(run, reference, key=lambda r: len(r.inputs[0]))
+        step = multiplier_step(engine.graph, run.values, reference.values, self._setting())
+        signals = backward(engine.graph, self._seeds(longer.values, picked), step)
+        arrived = reached(signals, engine.input_names, len(longer.inputs[0]))
         return [
             None if m is None else m * lead(x - r, m)
-            for m, x, r in zip(arrived, inputs, refs, strict=True)
+            for m, x, r in zip(arrived, run.inputs, reference.inputs, strict=True)
         ]
 
 
@@ -117,26 +112,24 @@ class DeepLift(MultiplierMethod):
         self._prepare(converter, _required(data), **options)
         self.x_ref = one_reference(self, x_ref)
         self._allocate(len(self.data[0]))
-        for rows, values, reference, inputs, refs in self._runs():
-            self._store_scores(rows, values)
+        for rows, run, reference in self._runs():
+            self._store_scores(rows, run.values)
             count = rows.stop - rows.start
-            at_most = 1 if self._engine.free_rows else count
-            for goal, start in zip(self.decomp_goal, self._scores(reference, at_most), strict=True):
+            scores = self._scores(reference.values, count)
+            for goal, start in zip(self.decomp_goal, scores, strict=True):
                 goal[rows] -= to_host(start)
             for picked in self._engine.output_slices(self._n_nodes, count):
-                found = self._contributions(values, reference, inputs, refs, picked, count)
-                self._store(rows, picked, found)
+                self._store(rows, picked, self._contributions(run, reference, picked))
         self._finish()
 
-    def _runs(self):
-        """Run through chunks: rows, both runs, both inputs. The reference runs once if it can."""
+    def _runs(self) -> Iterator[tuple[slice, Run, Run]]:
+        """Run through chunks of rows beside the reference, which runs once if it can."""
         engine = self._engine
         refs = [engine.xp.asarray(r) for r in self.x_ref]
-        reference = engine.forward(refs) if engine.free_rows else None
+        once = engine.run(refs) if engine.free_rows else None
         for rows in self._blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
             inputs = self._device_rows(self.data, rows)
-            run = reference or engine.forward(engine.beside(refs, inputs))
-            yield rows, engine.forward(inputs), run, inputs, refs
+            yield rows, engine.run(inputs), once or engine.run(engine.beside(refs, inputs))
 
     def ledger(self) -> Any:
         """Tell node by node what multiplier times difference came in and went on.
@@ -150,12 +143,13 @@ class DeepLift(MultiplierMethod):
         from ..coverage import ledger_table
 
         engine, books = self._engine, []
-        for rows, values, reference, _, _ in self._runs():
+        for rows, run, reference in self._runs():
             count = rows.stop - rows.start
+            runs = engine.graph, run.values, reference.values
             for picked in engine.output_slices(self._n_nodes, count):
                 ledger = Ledger(engine.graph.rows_first)
-                step = multiplier_step(engine.graph, values, reference, self._setting(), ledger)
-                backward(engine.graph, self._seeds(values, picked), step)
+                step = multiplier_step(*runs, self._setting(), ledger)
+                backward(engine.graph, self._seeds(run.values, picked), step)
                 books.append((ledger, count))
         rule = repr(self._setting().rule)
         return ledger_table(books, {n.name: rule for n in engine.graph.nodes})
@@ -234,71 +228,49 @@ class DeepSHAP(MultiplierMethod):
         """
         engine, n_ref = self._engine, len(self.data_ref[0])
         size = engine.chunk_rows(self._n_nodes)
-        goal_shift: list[Any] = [0.0] * len(self._selected)
+        shifts: list[Any] = [0.0] * len(self._selected)
         for k, part in enumerate(chunks(n_ref, size)):
-            refs = self._device_rows(self.data_ref, part)
-            reference = engine.forward(refs)
-            for s, score in enumerate(self._scores(reference)):
-                goal_shift[s] = goal_shift[s] + to_host(score.sum(axis=0)) / n_ref
+            references = engine.run(self._device_rows(self.data_ref, part))
+            for s, score in enumerate(self._scores(references.values)):
+                shifts[s] = shifts[s] + to_host(score.sum(axis=0)) / n_ref
             for rows in self._blocks(len(self.data[0]), size):
-                inputs = self._device_rows(self.data, rows)
-                values = engine.forward(inputs)
+                run = engine.run(self._device_rows(self.data, rows))
                 if k == 0:
-                    self._store_scores(rows, values)
-                self._add_tile(rows, values, reference, inputs, refs)
-        for goal, shift in zip(self.decomp_goal, goal_shift, strict=True):
+                    self._store_scores(rows, run.values)
+                self._add_tile(rows, run, references)
+        for goal, shift in zip(self.decomp_goal, shifts, strict=True):
             goal -= shift
 
-    def _add_tile(self, rows, values, reference, inputs, refs) -> None:
-        engine = self._engine
-        n, r = len(inputs[0]), len(refs[0])
-        for picked in engine.output_slices(self._n_nodes, max(n, r)):
-            if n >= r:
-                total = [None] * len(inputs)
-                for j in range(r):
-                    one = slice(j, j + 1)
-                    found = self._contributions(
-                        values, engine.cut(reference, one), inputs, [v[one] for v in refs], picked, n
-                    )
-                    total = [a if t is None else t + a for t, a in zip(total, found, strict=True)]
-                self._accumulate(rows, picked, total)
+    def _add_tile(self, rows: slice, run: Run, references: Run) -> None:
+        """Add the contributions of some rows against some references."""
+        n, n_part, n_ref = len(run.inputs[0]), len(references.inputs[0]), len(self.data_ref[0])
+        for picked in self._engine.output_slices(self._n_nodes, max(n, n_part)):
+            if n >= n_part:
+                for one in chunks(n_part, 1):
+                    found = self._contributions(run, self._engine.cut(references, one), picked)
+                    self._store(rows, picked, found, share=1 / n_ref)
                 continue
-            for i in range(n):
-                one = slice(i, i + 1)
-                found = self._contributions(
-                    engine.cut(values, one), reference, [x[one] for x in inputs], refs, picked, r
-                )
-                summed = [None if f is None else f.sum(axis=1, keepdims=True) for f in found]
-                self._accumulate(slice(rows.start + i, rows.start + i + 1), picked, summed)
+            for one in chunks(n, 1):
+                found = self._contributions(self._engine.cut(run, one), references, picked)
+                total = [None if f is None else f.sum(axis=1, keepdims=True) for f in found]
+                row = slice(rows.start + one.start, rows.start + one.stop)
+                self._store(row, picked, total, share=1 / n_ref)
 
     def _explain_pairs(self) -> None:
         """One reference at a time, repeated for all rows: for graphs that move the batch axis."""
         engine, n_ref = self._engine, len(self.data_ref[0])
         for rows in self._blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
-            inputs = self._device_rows(self.data, rows)
-            values, count = engine.forward(inputs), rows.stop - rows.start
-            self._store_scores(rows, values)
-            for j in range(n_ref):
-                one = self._device_rows(self.data_ref, slice(j, j + 1))
-                reference = engine.forward(engine.beside(one, inputs))
-                for goal, score in zip(self.decomp_goal, self._scores(reference, count), strict=True):
+            run, count = engine.run(self._device_rows(self.data, rows)), rows.stop - rows.start
+            self._store_scores(rows, run.values)
+            for part in chunks(n_ref, 1):
+                one = self._device_rows(self.data_ref, part)
+                reference = engine.run(engine.beside(one, run.inputs))
+                scores = self._scores(reference.values, count)
+                for goal, score in zip(self.decomp_goal, scores, strict=True):
                     goal[rows] -= to_host(score) / n_ref
                 for picked in engine.output_slices(self._n_nodes, count):
-                    found = self._contributions(values, reference, inputs, one, picked, count)
-                    self._accumulate(rows, picked, found)
-
-    def _accumulate(self, rows: slice, picked: slice, signals: Sequence[Array | None]) -> None:
-        """Add the share of some references to the result."""
-        n_ref = len(self.data_ref[0])
-        for s, place in enumerate(self._node_slices()):
-            inside = range(max(place.start, picked.start), min(place.stop, picked.stop))
-            if not inside:
-                continue
-            here = slice(inside.start - picked.start, inside.stop - picked.start)
-            there = slice(inside.start - place.start, inside.stop - place.start)
-            for target, signal in zip(self.result[s], signals, strict=True):
-                if target is not None and signal is not None:
-                    target[rows, ..., there] += np.moveaxis(to_host(signal[here]), 0, -1) / n_ref
+                    found = self._contributions(run, reference, picked)
+                    self._store(rows, picked, found, share=1 / n_ref)
 
     def _describe(self) -> list[str]:
         return [
