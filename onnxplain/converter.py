@@ -32,6 +32,7 @@ from .graph.batch import examine
 from .graph.graph import Graph, build
 from .graph.last import without_last_activation
 from .graph.load import RawModel, ValueSpec, read_model
+from .graph.ml import class_names, without_maps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +136,12 @@ def _exporter(model: Any) -> Callable[..., Any] | None:
     if isinstance(model, Converter):
         raise DtypeError("the model is a Converter already; hand it to a method, LRP(model, data)")
     came = type(model)
-    what = f"the class {model.__name__}" if isinstance(model, type) else (
-        f"a model of type {came.__module__}.{came.__name__}".replace("type builtins.", "type ")
+    what = (
+        f"the class {model.__name__}"
+        if isinstance(model, type)
+        else (
+            f"a model of type {came.__module__}.{came.__name__}".replace("type builtins.", "type ")
+        )
     )
     raise DtypeError(
         f"{what} cannot be converted; "
@@ -179,7 +184,9 @@ class Converter:
     graph : Graph
         The canonical graph that is walked.
     skipped_outputs : list of str
-        Outputs of the model that cannot be explained: constants and whole numbers.
+        Outputs of the model that cannot be explained: constants, whole numbers and texts, such as
+        the labels of a classifier. An output of maps from class to probability (ZipMap) is
+        explained as the tensor of probabilities, its keys name the classes.
     model_hash : str
         SHA-256 of the model file.
     model_as_dict : dict or None
@@ -195,6 +202,7 @@ class Converter:
         dtype: Any = "float",
         outputs: Sequence[str] | None = None,
     ) -> None:
+        raw = without_maps(raw)
         self.raw = raw
         self.dtype = dtype
         self.model_as_dict: dict[str, Any] | None = None
@@ -214,17 +222,30 @@ class Converter:
         if outputs is not None:
             self.skipped_outputs = []
         self.output_dim = [self.trial.shapes[name][1:] for name in explained]
-        self.input_names = self._names(input_names, "input", naming.default_names)
-        self.output_names = self._names(output_names, "output", naming.default_output_names)
+        self.input_names = self._names("input", input_names, self._input_defaults())
+        self.output_names = self._names("output", output_names, self._output_defaults())
         self._cast: dict[Any, tuple[Graph, tuple[str, ...]]] = {}
 
-    def _names(self, given: Any, what: str, default: Any) -> list[naming.AxisNames]:
+    def _names(
+        self, what: str, given: Any, default: list[naming.AxisNames]
+    ) -> list[naming.AxisNames]:
         shapes = getattr(self, f"{what}_dim")
         if given is not None:
             return naming.given_names(given, shapes, what)
         key = {"input": "feature_names", "output": "class_names"}[what]
-        stored = naming.stored_names(self.raw.metadata, key, shapes)
-        return stored or [default(shape) for shape in shapes]
+        return naming.stored_names(self.raw.metadata, key, shapes) or default
+
+    def _input_defaults(self) -> list[naming.AxisNames]:
+        return [naming.default_names(shape) for shape in self.input_dim]
+
+    def _output_defaults(self) -> list[naming.AxisNames]:
+        """Return the names of classes that nodes of the model tell, else the usual ones."""
+        known = class_names(self.raw)
+        found = [known.get(name, []) for name in self.graph.outputs]
+        return [
+            [labels] if shape == (len(labels),) else naming.default_output_names(shape)
+            for labels, shape in zip(found, self.output_dim, strict=True)
+        ]
 
     def __call__(
         self, data: Any, *, channels_first: bool = True, batch_size: int | None = None
@@ -413,5 +434,3 @@ def _resolved(spec: ValueSpec, given: Shape | None) -> Shape:
 def _declared(spec: ValueSpec) -> str:
     sizes = ["?" if size is None else repr(size) for size in spec.shape or ()]
     return f"({', '.join(sizes)})"
-
-

@@ -33,9 +33,7 @@ def walk_of(method: str) -> str:
     """Return the pass of the kernels that a method uses."""
     key = str(method).lower().removeprefix("run_").replace("_", "")
     if key not in _OF_METHOD:
-        raise ArgumentError(
-            f"no method {shown(method)}; known are {', '.join(sorted(_OF_METHOD))}"
-        )
+        raise ArgumentError(f"no method {shown(method)}; known are {', '.join(sorted(_OF_METHOD))}")
     return _OF_METHOD[key]
 
 
@@ -52,8 +50,14 @@ def coverage(converter: Converter, method: str | None = None) -> pd.DataFrame:
             "family": node.kernel.family if any(node.kernel.active) else "constant",
         }
         for walk in walks:
-            rule, exact, remark = node.kernel.describe(walk) if any(node.kernel.active) else (
-                "none", True, "carries no data",
+            rule, exact, remark = (
+                node.kernel.describe(walk)
+                if any(node.kernel.active)
+                else (
+                    "none",
+                    True,
+                    "carries no data",
+                )
             )
             end = "" if method is not None else f" ({walk})"
             row |= {f"rule{end}": rule, f"exact{end}": exact, f"remark{end}": remark}

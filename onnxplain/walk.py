@@ -120,9 +120,7 @@ def relevance_step(
 
     def step(node: Node, r: Signals) -> Signals:
         note = None if ledger is None else ledger.note()
-        out = node.kernel.relevance(
-            record(graph, values, node), r, settings[node.name], note
-        )
+        out = node.kernel.relevance(record(graph, values, node), r, settings[node.name], note)
         if ledger is not None and note is not None:
             ledger.book(node, _total(note, r), _total(note, out), note.absorbed)
         return out
@@ -227,5 +225,3 @@ def chunks(total: int, size: int) -> Iterator[slice]:
     """Cut 0..total into slices of at most `size`."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
-
-

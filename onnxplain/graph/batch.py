@@ -61,9 +61,7 @@ def _agree(graph: Graph, changed: Graph, input_dim: Sequence[Shape], batch: int)
     )
 
 
-def _fixed(
-    graph: Graph, input_dim: Sequence[Shape], declared: int | None
-) -> tuple[Graph, Trial]:
+def _fixed(graph: Graph, input_dim: Sequence[Shape], declared: int | None) -> tuple[Graph, Trial]:
     batch = declared or 1
     shapes: dict[str, Shape] = {}
     feeds = random_rows(graph.inputs, input_dim, batch)
@@ -81,13 +79,13 @@ def _fixed(
     return replace(graph, fixed_batch=batch, rows_first=False), trial
 
 
-def _check_rows_apart(
-    graph: Graph, input_dim: Sequence[Shape], values: dict, batch: int
-) -> None:
+def _check_rows_apart(graph: Graph, input_dim: Sequence[Shape], values: dict, batch: int) -> None:
     """Refuse a graph in which a row's outputs change with another row of the batch."""
     feeds = random_rows(graph.inputs, input_dim, batch)
-    moved = {k: np.concatenate([v[:-1], 1 - v[-1:]]) if is_float(v.dtype) else v
-             for k, v in feeds.items()}
+    moved = {
+        k: np.concatenate([v[:-1], 1 - v[-1:]]) if is_float(v.dtype) else v
+        for k, v in feeds.items()
+    }
     try:
         first, second = run(graph, feeds), run(graph, moved)
     except OnnxplainError:  # a batch size is baked in: other rows are never there
@@ -202,9 +200,7 @@ def _free_leading_any(shape: list[int], batch: int) -> list[int] | None:
     return [-1, *shape[1:]]
 
 
-def _free_reshapes(
-    graph: Graph, free: Callable[[list[int]], list[int] | None]
-) -> Graph | None:
+def _free_reshapes(graph: Graph, free: Callable[[list[int]], list[int] | None]) -> Graph | None:
     weights, nodes, changed = dict(graph.weights), [], False
     for node in graph.nodes:
         new = _freed(graph, node, free) if node.op == "Reshape" and not node.domain else None

@@ -539,8 +539,6 @@ def _affine_chain(draft: Draft, node: Node) -> bool:
     x, w, b = inner[0], inner[1] * outer[1], inner[2] * outer[1] + outer[2]
     names = (draft.add_weight(f"{node.name}.w", w), draft.add_weight(f"{node.name}.b", b))
     joined = _names(before, node)
-    new = Node(
-        node.name, "ChannelAffine", (x, *names), node.outputs, {}, 1, "onnxplain", joined
-    )
+    new = Node(node.name, "ChannelAffine", (x, *names), node.outputs, {}, 1, "onnxplain", joined)
     draft.replace([before, node], new)
     return True

@@ -106,17 +106,19 @@ def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = 
         Tensors to compute instead of the model's outputs.
     """
     from .canonical import join
+    from .ml import expand, join_probabilities
 
     wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in raw.outputs)
     nodes = [_node(n, raw.opsets) for n in raw.nodes]
     _check_wanted(wanted, nodes, raw)
-    nodes = _needed(nodes, wanted)
-    nodes, weights = _fold(nodes, dict(raw.initializers))
+    nodes, weights = expand(_needed(nodes, wanted), raw.initializers)
+    nodes, weights = _fold(_needed(nodes, wanted), weights)
     _check_supported(nodes)
     aliases: dict[str, str] = {}
     if optimise:
         data = {i.name for i in raw.inputs if is_float(i.dtype)}
         nodes, weights, aliases = join(nodes, weights, wanted, data)
+        nodes, weights = join_probabilities(nodes, weights, wanted, raw.inputs)
         nodes, weights = _fold(nodes, weights)
     nodes, active = bind(nodes, raw.inputs)
     used = {name for n in nodes for name in n.inputs} | set(wanted)
@@ -228,15 +230,16 @@ def _check_supported(nodes: Sequence[Node]) -> None:
         return
     first = ", ".join(n.label for n in missing[:2])
     more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
+    reason = next(filter(None, (kernels.ml.why_refused(n.op, n.domain) for n in missing)), None)
+    if reason:
+        raise UnsupportedOpError(f"no kernel for {first}{more}: {reason}")
     raise UnsupportedOpError(
         f"no kernel for {first}{more}. Explain tensors before them with "
         "convert(model, outputs=[...]), or see onnxplain.registered_ops() for what there is"
     )
 
 
-def bind(
-    nodes: Sequence[Node], inputs: Sequence[ValueSpec]
-) -> tuple[list[Node], frozenset[str]]:
+def bind(nodes: Sequence[Node], inputs: Sequence[ValueSpec]) -> tuple[list[Node], frozenset[str]]:
     """Find the tensors that carry data and give each node its kernel."""
     active = {i.name for i in inputs if is_float(i.dtype)}
     bound = []

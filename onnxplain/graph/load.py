@@ -29,6 +29,7 @@ OLDEST_OPSET = 7
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 # Written by tf2onnx into the standard domain, though no standard has it.
 NON_STANDARD_OPS = frozenset({"Erfc"})
+STANDARD_DOMAINS = ("", "ai.onnx.ml")  # whose operators ONNX describes
 
 MAX_FILE_BYTES = 2**31 - 1  # what protobuf can hold in one message
 MAX_ELEMENTS = 2**40  # of one tensor
@@ -549,7 +550,7 @@ class _Schemas:
 
     def __init__(self, opsets: dict[str, int]):
         self.opsets = opsets
-        self.cache: dict[str, onnx.defs.OpSchema] = {}
+        self.cache: dict[tuple[str, str], onnx.defs.OpSchema] = {}
 
     def check(self, node: NodeProto, label: str) -> None:
         domain = _domain(node.domain)
@@ -563,32 +564,34 @@ class _Schemas:
         for attribute in node.attribute:
             _check_attribute(attribute, label)
         _check_unique([attribute.name for attribute in node.attribute], f"attributes of {label}")
-        if not domain and node.op_type not in NON_STANDARD_OPS:
-            _check_against_schema(node, label, self.schema(node.op_type, label))
+        if domain in STANDARD_DOMAINS and node.op_type not in NON_STANDARD_OPS:
+            _check_against_schema(node, label, self.schema(node.op_type, domain, label))
 
-    def schema(self, op: str, label: str) -> onnx.defs.OpSchema:
-        if op not in self.cache:
-            self.cache[op] = self.find(op, label)
-        return self.cache[op]
+    def schema(self, op: str, domain: str, label: str) -> onnx.defs.OpSchema:
+        if (op, domain) not in self.cache:
+            self.cache[op, domain] = self.find(op, domain, label)
+        return self.cache[op, domain]
 
-    def find(self, op: str, label: str) -> onnx.defs.OpSchema:
-        opset = self.opsets[""]
+    def find(self, op: str, domain: str, label: str) -> onnx.defs.OpSchema:
+        opset = self.opsets[domain]
         try:
-            schema = onnx.defs.get_schema(op, opset, "")
-        except onnx.defs.SchemaError as error:
-            known = onnx.defs.has(op)
-            hint = f"export with opset {_first_opset(op)} or newer" if known else "no opset has it"
-            raise ModelError(f"{label}: ONNX opset {opset} has no op {op!r}; {hint}") from error
+            schema = onnx.defs.get_schema(op, opset, domain)
+        except (onnx.defs.SchemaError, TypeError) as error:  # TypeError: beyond a C int
+            known = onnx.defs.has(op, domain)
+            first = _first_opset(op, domain) if known else 0
+            hint = f"export with opset {first} or newer" if known else "no opset has it"
+            of = f"{domain or 'ONNX'} opset {opset}"
+            raise ModelError(f"{label}: {of} has no op {op!r}; {hint}") from error
         if schema.deprecated:
             raise ModelError(f"{label}: op {op!r} is no longer part of opset {opset}; export again")
         return schema
 
 
-def _first_opset(op: str) -> int:
+def _first_opset(op: str, domain: str) -> int:
     return min(
         schema.since_version
         for schema in onnx.defs.get_all_schemas_with_history()
-        if schema.name == op and not schema.domain
+        if schema.name == op and schema.domain == domain
     )
 
 

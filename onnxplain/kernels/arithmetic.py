@@ -359,5 +359,3 @@ class Min(Extremum, op="Min"):
 
     def better(self, a, b):
         return namespace(a, b).minimum(a, b)
-
-

@@ -255,9 +255,7 @@ class Routing(Kernel):
             return None
         # Parameters of the run that has all rows: a shape may have been computed from their number.
         base = rec if rec.inputs[i].shape == joint_shape(rec, ref, i) else ref
-        inputs = [
-            tuple(d if j == i else v for j, v in enumerate(base.inputs)) for d in split
-        ]
+        inputs = [tuple(d if j == i else v for j, v in enumerate(base.inputs)) for d in split]
         return tuple(self.forward(*values) for values in inputs)
 
     def connection(self, rec, g, rule):

@@ -147,5 +147,3 @@ class ChannelAffine(Linear, op="ChannelAffine", domain="onnxplain"):
 
     def vjp(self, g, shape, w):
         return unbroadcast(g * w, shape)
-
-

@@ -239,9 +239,7 @@ class Method:
     @cached_property
     def _engine(self) -> Engine:
         dtype = float_type(self.dtype)
-        return Engine(
-            self.converter, dtype, self.device, self.batch_size, self.ignore_last_act
-        )
+        return Engine(self.converter, dtype, self.device, self.batch_size, self.ignore_last_act)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave away what can be made again and cannot be pickled."""
@@ -527,14 +525,10 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = MAX_CO
 
 def times(signals: Sequence[Array | None], factors: Sequence[Array]) -> list[Array | None]:
     """Multiply signals (outputs, rows, ...) by arrays (rows, ...)."""
-    return [
-        None if s is None else s * lead(f, s) for s, f in zip(signals, factors, strict=True)
-    ]
+    return [None if s is None else s * lead(f, s) for s, f in zip(signals, factors, strict=True)]
 
 
-def reached(
-    signals: Mapping[str, Array], names: Sequence[str], rows: int
-) -> list[Array | None]:
+def reached(signals: Mapping[str, Array], names: Sequence[str], rows: int) -> list[Array | None]:
     """Return the signals that reached the inputs, in their order, without rows that fill up."""
     found = (signals.get(name) for name in names)
     return [None if s is None else s[:, :rows] for s in found]
@@ -566,5 +560,3 @@ def explain_chunks(
             signals = backward(engine.graph, seeds, step)
             arrived = reached(signals, engine.input_names, rows.stop - rows.start)
             method._store(rows, picked, finish(arrived, inputs))
-
-
