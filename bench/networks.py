@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,3 +144,7 @@ def _torch_layer(nn: Any, torch: Any, kind: str, weight: Any = None, bias: Any =
     layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
     layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
     return layer
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_bytes(onnx_bytes(sys.argv[1]))

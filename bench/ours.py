@@ -10,14 +10,14 @@ from . import networks
 from .rows import Row
 
 
-def prepare(row: Row, library: str) -> Any:
-    """Return a function without arguments that does the work."""
-    converter = ox.convert(networks.onnx_bytes(row.network))
+def prepare(row: Row, library: str, model: str, dtype: str) -> Any:
+    """Return a function without arguments that does the work; `model` is the ONNX file."""
+    converter = ox.convert(model, dtype=dtype)
     x = networks.data(row.network, row.batch)
     if row.work == "forward":
         return lambda: converter(x)[0]
     cls, arguments = _METHODS[row.work]
-    arguments = dict(arguments)
+    arguments = arguments | {"dtype": dtype, "verbose": False}
     if row.work == "deepshap":
         arguments["data_ref"] = networks.data(row.network, row.references, seed=2)
     if row.work == "deeplift":
@@ -25,7 +25,7 @@ def prepare(row: Row, library: str) -> Any:
     if row.work == "intgrad":
         arguments["n"] = row.steps
     nodes = list(range(row.outputs))
-    return lambda: cls(converter, x, output_idx=nodes, verbose=False, **arguments).result[0][0]
+    return lambda: cls(converter, x, output_idx=nodes, **arguments).result[0][0]
 
 
 _METHODS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -19,20 +19,21 @@ from .rows import Row
 warnings.filterwarnings("ignore")  # captum comments on hooks and gradients at every call
 
 
-def prepare(row: Row, library: str) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that does the work."""
+def prepare(row: Row, library: str, model: str, dtype: str) -> Callable[[], np.ndarray]:
+    """Return a function without arguments that does the work; the ONNX file is not needed."""
     copies = library == "captum" and row.work in ("deeplift", "deepshap")
-    model = networks.torch_module(row.network, copies)
-    x = torch.from_numpy(networks.data(row.network, row.batch))
-    return globals()[f"_{library}_{row.work}"](model, x, row)
+    kind = torch.float64 if dtype == "double" else torch.float32
+    module = networks.torch_module(row.network, copies).to(kind)
+    x = torch.from_numpy(networks.data(row.network, row.batch)).to(kind)
+    return globals()[f"_{library}_{row.work}"](module, x, row)
 
 
 def _stack(parts: list[Any]) -> np.ndarray:
     return torch.stack([p.detach() for p in parts], dim=-1).numpy()
 
 
-def _references(row: Row, n: int) -> Any:
-    return torch.from_numpy(networks.data(row.network, n, seed=2))
+def _references(row: Row, n: int, like: Any) -> Any:
+    return torch.from_numpy(networks.data(row.network, n, seed=2)).to(like)
 
 
 # -- torch ----------------------------------------------------------------------------------------
@@ -88,14 +89,14 @@ def _captum_intgrad(model, x, row):
 def _captum_deeplift(model, x, row):
     from captum.attr import DeepLift
 
-    method, reference = DeepLift(model), _references(row, 1)
+    method, reference = DeepLift(model), _references(row, 1, x)
     return _captum_loop(lambda target: method.attribute(x, reference, target=target), row)
 
 
 def _captum_deepshap(model, x, row):
     from captum.attr import DeepLiftShap
 
-    method, references = DeepLiftShap(model), _references(row, row.references)
+    method, references = DeepLiftShap(model), _references(row, row.references, x)
     return _captum_loop(lambda target: method.attribute(x, references, target=target), row)
 
 

@@ -1,6 +1,7 @@
 """A process with one library: takes orders as lines of JSON, answers in the same way.
 
-Orders: {"prepare": row, "answer": file}, which warms up and stores the answer, and {"time": true}.
+Orders: {"prepare": row, "model": file, "dtype": "float", "answer": file}, which warms up and stores
+the answer, and {"time": true}.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main(library: str, threads: int) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if "prepare" in order:
-            work = module.prepare(Row(**order["prepare"]), library)
+            work = module.prepare(Row(**order["prepare"]), library, order["model"], order["dtype"])
             start = time.perf_counter()
             np.save(order["answer"], work())
             say(first=time.perf_counter() - start)

@@ -30,6 +30,7 @@ from .errors import (
 )
 from .graph.batch import examine
 from .graph.graph import Graph, build
+from .graph.layout import channels_last
 from .graph.last import without_last_activation
 from .graph.load import RawModel, ValueSpec, read_model
 from .graph.ml import class_names, without_maps
@@ -127,10 +128,10 @@ def convert(
 
 def _exporter(model: Any) -> Callable[..., Any] | None:
     """Return the function that makes a model of this kind ONNX; None if it is ONNX already."""
-    kinds = _kinds(model)
-    entries = [e for e in entry_points(group="onnxplain.converters") if e.name in kinds]
-    if entries:
-        return lambda *args, **options: _call(entries[0], *args, **options)
+    known = {e.name: e for e in entry_points(group="onnxplain.converters")}
+    entry = next((known[kind] for kind in _kinds(model) if kind in known), None)
+    if entry is not None:
+        return lambda *args, **options: _call(entry, *args, **options)
     if isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_proto(model):
         return None
     if isinstance(model, Converter):
@@ -149,13 +150,14 @@ def _exporter(model: Any) -> Callable[..., Any] | None:
     )
 
 
-def _kinds(model: Any) -> set[str]:
-    """Return the names under which a converter for this model may be found."""
+def _kinds(model: Any) -> list[str]:
+    """Return the names under which a converter for this model may be found, best first."""
     if isinstance(model, (str, os.PathLike)):
-        return {PurePath(model).suffix.lower().lstrip(".")}
+        return [PurePath(model).suffix.lower().lstrip(".")]
     if isinstance(model, Mapping):
-        return {"dict"}
-    return {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+        return ["dict"]
+    # In order of the bases: a Keras model on torch is a torch module too.
+    return [cls.__module__.partition(".")[0] for cls in type(model).__mro__]
 
 
 def _is_proto(model: Any) -> bool:
@@ -166,9 +168,9 @@ def _call(entry: EntryPoint, *args: Any, **options: Any) -> Any:
     try:
         return entry.load()(*args, **options)
     except ModuleNotFoundError as error:
+        extra = entry.module.rpartition(".")[2]  # files have their framework's: .h5 needs keras
         raise MissingPackageError(
-            f"converting from {entry.name} needs {error.name}: "
-            f"pip install 'onnxplain[{entry.name}]'"
+            f"converting from {entry.name} needs {error.name}: pip install 'onnxplain[{extra}]'"
         ) from error
 
 
@@ -181,6 +183,8 @@ class Converter:
         Shapes without batch axis, channels first as the graph has them.
     input_names, output_names : list (per layer) of list (per axis) of list of str
         Labels.
+    channels_last : list of bool
+        For each input whether the model itself has the channels on its last axis.
     graph : Graph
         The canonical graph that is walked.
     skipped_outputs : list of str
@@ -202,6 +206,7 @@ class Converter:
         dtype: Any = "float",
         outputs: Sequence[str] | None = None,
     ) -> None:
+        classes = class_names(raw)
         raw = without_maps(raw)
         self.raw = raw
         self.dtype = dtype
@@ -218,12 +223,13 @@ class Converter:
                 "convert(model, outputs=[...])"
             )
         self.graph = replace(graph, outputs=tuple(explained))
+        self.channels_last = channels_last(self.graph, self.input_dim)
         self.skipped_outputs = [o.name for o in raw.outputs if o.name not in explained]
         if outputs is not None:
             self.skipped_outputs = []
         self.output_dim = [self.trial.shapes[name][1:] for name in explained]
         self.input_names = self._names("input", input_names, self._input_defaults())
-        self.output_names = self._names("output", output_names, self._output_defaults())
+        self.output_names = self._names("output", output_names, self._output_defaults(classes))
         self._cast: dict[Any, tuple[Graph, tuple[str, ...]]] = {}
 
     def _names(
@@ -236,12 +242,14 @@ class Converter:
         return naming.stored_names(self.raw.metadata, key, shapes) or default
 
     def _input_defaults(self) -> list[naming.AxisNames]:
-        return [naming.default_names(shape) for shape in self.input_dim]
+        return [
+            naming.default_names(shape, naming.LETTERS_LAST[len(shape)] if last else None)
+            for shape, last in zip(self.input_dim, self.channels_last, strict=True)
+        ]
 
-    def _output_defaults(self) -> list[naming.AxisNames]:
+    def _output_defaults(self, classes: Mapping[str, list[str]]) -> list[naming.AxisNames]:
         """Return the names of classes that nodes of the model tell, else the usual ones."""
-        known = class_names(self.raw)
-        found = [known.get(name, []) for name in self.graph.outputs]
+        found = [classes.get(name, []) for name in self.graph.outputs]
         return [
             [labels] if shape == (len(labels),) else naming.default_output_names(shape)
             for labels, shape in zip(found, self.output_dim, strict=True)

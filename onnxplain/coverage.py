@@ -128,7 +128,7 @@ def describe_converter(converter: Converter) -> str:
         f"  input_dim:  {_shapes(converter.input_dim)}",
         f"  output_dim: {_shapes(converter.output_dim)}",
         "  input_names:",
-        *_names(converter.input_names, "Input", "Feature"),
+        *_names(converter.input_names, "Input", "Feature", converter.channels_last),
         "  output_names:",
         *_names(converter.output_names, "Output", "Output node/Class"),
         f"  model_as_dict: {'not ' if converter.model_as_dict is None else ''}included",
@@ -147,13 +147,16 @@ def _shapes(dims: Sequence[tuple[int, ...]]) -> str:
     return ", ".join("(" + ", ".join(map(str, ("*", *dim))) + ")" for dim in dims)
 
 
-def _names(layers: Sequence[Any], what: str, single: str) -> list[str]:
+def _names(
+    layers: Sequence[Any], what: str, single: str, channels_last: Sequence[bool] = ()
+) -> list[str]:
     lines = []
     for i, axes in enumerate(layers):
         if len(layers) > 1:
             lines.append(f"    {what} layer {i + 1}:")
         titles = (single,) if len(axes) == 1 else _AXES.get(len(axes))
         titles = titles or [f"Axis {k + 1}" for k in range(len(axes))]
+        titles = [*titles[1:], titles[0]] if any(channels_last[i : i + 1]) else titles
         for title, labels in zip(titles, axes, strict=True):
             lines.append(_cut(f"    - {title} ({len(labels)}): ", labels))
     return lines

@@ -16,6 +16,7 @@ Shape = tuple[int, ...]
 AxisNames = list[list[str]]  # labels of every axis of one input or output
 
 _AXIS_LETTERS = {1: ("X",), 2: ("C", "L"), 3: ("C", "H", "W"), 4: ("C", "D", "H", "W")}
+LETTERS_LAST = {2: ("L", "C"), 3: ("H", "W", "C")}  # of inputs that have their channels last
 MAX_DEFAULT_OUTPUTS = 10
 
 

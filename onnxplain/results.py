@@ -296,8 +296,9 @@ def _levels(method: Any) -> dict[str, list[str]]:
         "output_node": _unique(chain.from_iterable(output_labels(method, j) for j in outputs)),
         "feature": [],
     }
-    for names in method.input_names:
-        for column, labels in zip(_axis_columns(len(names)), names, strict=True):
+    for i, names in enumerate(method.input_names):
+        columns = _axis_columns(len(names), channels_last(method, i))
+        for column, labels in zip(columns, names, strict=True):
             levels[column] = _unique([*levels.get(column, []), *labels])
     return levels
 
@@ -320,7 +321,7 @@ def _block(method: Any, s: int, i: int, levels: dict[str, list[str]]) -> dict[st
     labels = output_labels(method, selected_outputs(method)[s])
     codes["output_node"] = (_codes(labels, levels["output_node"]), 0)
     names = method.input_names[i]
-    for axis, column in enumerate(_axis_columns(len(names))):
+    for axis, column in enumerate(_axis_columns(len(names), channels_last(method, i))):
         codes[column] = (_codes(names[axis], levels[column]), last - 1 - axis)
 
     columns = {column: _spread(numbers, axis, shape) for column, (numbers, axis) in codes.items()}
@@ -332,11 +333,18 @@ def _block(method: Any, s: int, i: int, levels: dict[str, list[str]]) -> dict[st
     return columns
 
 
-def _axis_columns(axes: int) -> list[str]:
-    """The column of each axis of an input: channels first, then feature, feature_2, ..."""
+def channels_last(method: Any, i: int) -> bool:
+    """Whether the model itself, not only the user's data, has the channels of input `i` last."""
+    converter = getattr(method, "converter", None)
+    return any(getattr(converter, "channels_last", ())[i : i + 1])
+
+
+def _axis_columns(axes: int, last: bool = False) -> list[str]:
+    """The column of each axis of an input: channel, then feature, feature_2, ..."""
     if axes < 2:
         return ["feature"][:axes]
-    return ["channel", "feature", *[f"feature_{k}" for k in range(2, axes)]]
+    columns = ["channel", "feature", *[f"feature_{k}" for k in range(2, axes)]]
+    return [*columns[1:], columns[0]] if last else columns
 
 
 def _unique(labels: Iterable[Any]) -> list[str]:
@@ -358,9 +366,10 @@ def _spread(codes: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:
 # ---------------------------------------------------------------- xarray
 
 
-def axis_names(axes: int, channels_first: bool = True) -> list[str]:
-    """Names of the axes of an input in the user's channel layout."""
+def axis_names(axes: int, channels_first: bool = True, last: bool = False) -> list[str]:
+    """Names of the axes of an input in the user's channel layout; `last`: the model's own."""
     names = list(INPUT_AXES.get(axes, _axis_columns(axes)))
+    names = [*names[1:], names[0]] if last and axes > 1 else names
     return names if channels_first or axes < 2 else [*names[1:], names[0]]
 
 
@@ -371,7 +380,7 @@ def _data_array(method: Any, s: int, i: int) -> Any:
     names = list(method.input_names[i])
     if not method.channels_first and len(names) > 1:
         names = [*names[1:], names[0]]
-    axes = axis_names(len(names), method.channels_first)
+    axes = axis_names(len(names), method.channels_first, channels_last(method, i))
     coords: dict[str, Any] = {"batch": data_labels(batch_size(method))}
     for axis, labels in zip(axes, names, strict=True):
         coords[axis] = [str(label) for label in labels]

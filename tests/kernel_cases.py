@@ -367,6 +367,19 @@ def axes():
     yield Case("ReduceL2", [SIGNAL], {"noop_with_empty_axes": 1})
 
 
+def classical():
+    """Operators of ai.onnx.ml."""
+    ml = "ai.onnx.ml"
+    for norm in ("MAX", "L1", "L2"):
+        yield Case("Normalizer", [X], {"norm": norm}, domain=ml)
+    yield Case("Normalizer", [above(3, 4)], {"norm": "MAX"}, domain=ml)
+    yield Case("ArrayFeatureExtractor", [X, ints(2, 0, 2)], domain=ml)
+    yield Case("ArrayFeatureExtractor", [SIGNAL, ints(5, 1).reshape(1, 2)], domain=ml)
+    filling = {"imputed_value_floats": (0.5, -1.0, 2.0, 0.1)}
+    yield Case("Imputer", [X], filling | {"replaced_value_float": float("nan")}, domain=ml)
+    yield Case("Imputer", [X], filling | {"replaced_value_float": float(X[1, 2])}, domain=ml)
+
+
 CASES = [
     *elementwise(),
     *linear(),
@@ -374,4 +387,5 @@ CASES = [
     *merges_and_products(),
     *selectors(),
     *axes(),
+    *classical(),
 ]

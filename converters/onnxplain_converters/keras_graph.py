@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.helper import make_node
 
 from onnxplain.errors import shortened
 
@@ -87,7 +88,7 @@ class Graph:
         before = self._scope, self._label, self._fresh
         path = name if before[0] == "model" else f"{before[0]}/{name}"
         path = path if holds_layers else self._unique(path, path)
-        label = f"layer '{path}' ({type(layer).__name__})"
+        label = described(path, layer)
         self._scope, self._label, self._fresh = path, label, not holds_layers
         try:
             yield path
@@ -121,22 +122,30 @@ class Graph:
         order: Order | None = None,
         dtype: Any = None,
         part: str | None = None,
+        helper: bool = False,
         **attributes: Any,
     ) -> Tensor:
-        """Add a node; inputs are tensors or names of weights."""
-        if self._fresh and op != "Transpose":
+        """Add a node; inputs are tensors or names of weights.
+
+        A helper only brings the input into shape and leaves the layer's name to another node.
+        """
+        if self._fresh and not helper:
             name, self._fresh = self._scope, False
         else:
             name = self._unique(f"{self._scope}/{part or op}")
         names = [x if isinstance(x, str) else x.name for x in inputs]
         tensor = f"{name}_output"
-        self.nodes.append(helper.make_node(op, names, [tensor], name=name, **attributes))
+        self.nodes.append(make_node(op, names, [tensor], name=name, **attributes))
         order = keras_order(len(shape)) if order is None else order
         return Tensor(tensor, tuple(shape), order, np.dtype(dtype or self.dtype))
 
     def like(self, op: str, x: Tensor, *more: Tensor | str, **attributes: Any) -> Tensor:
         """Add a node whose result has the shape and order of its first input."""
         return self.node(op, [x, *more], x.shape, x.order, **attributes)
+
+    def like_data(self, op: str, x: Tensor, *inputs: Tensor | str) -> Tensor:
+        """Add a node whose result has the shape and order of a tensor that is no first input."""
+        return self.node(op, inputs, x.shape, x.order, x.dtype)
 
     def weight(self, value: Any, role: str, dtype: Any = None) -> str:
         """Store an array and return its name; floats get the type of the model."""
@@ -172,7 +181,7 @@ class Graph:
         key = (x.name, order)
         if key not in self._transposed:
             perm = [x.order.index(axis) for axis in order]
-            made = self.node("Transpose", [x], x.shape, order, x.dtype, perm=perm)
+            made = self.node("Transpose", [x], x.shape, order, x.dtype, helper=True, perm=perm)
             self._transposed[key] = made
         return self._transposed[key]
 
@@ -202,7 +211,7 @@ class Graph:
         if x.dtype.kind == "f":
             return x
         to = helper.np_dtype_to_tensor_dtype(self.dtype)
-        return self.node("Cast", [x], x.shape, x.order, self.dtype, to=to)
+        return self.node("Cast", [x], x.shape, x.order, self.dtype, helper=True, to=to)
 
     def elementwise(self, op: str, *operands: Any, dtype: Any = None, **attributes: Any) -> Tensor:
         """Add a node that broadcasts tensors and constants as NumPy does."""
@@ -281,6 +290,10 @@ class Graph:
             for node in function._nodes_by_depth[depth]:
                 if node.is_input or any(id(k) not in known for k in node.input_tensors):
                     continue
+                if any(getattr(k, "_keras_mask", None) is not None for k in node.outputs):
+                    error = Unknown("it makes or passes on a mask, which is not supported")
+                    error.layer = described(node.operation.name, node.operation)
+                    raise error
                 args, kwargs = node.arguments.fill_in(known)
                 made = self.call(node.operation, args, kwargs, names=names)
                 known |= {id(k): x for k, x in zip(node.outputs, made, strict=True)}
@@ -326,7 +339,10 @@ class Graph:
         return self.trace(operation.call, args, kwargs)
 
     def trace(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any] | None = None,
     ) -> list[Tensor]:
         """Write a Python function operation by operation, as Keras records them."""
         import keras
@@ -370,6 +386,10 @@ class Graph:
         return (None, *shape[1:])
 
 
+def described(name: str, layer: Any) -> str:
+    return f"layer '{name}' ({type(layer).__name__})"
+
+
 def functional(model: Any) -> Any:
     """Return the graph of layers of a Functional or built Sequential model; None without one."""
     import keras
@@ -406,7 +426,7 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
 def _flat_alike(x: Tensor) -> bool:
     """Tell whether the elements lie as in Keras' order: axes of length 1 may stand anywhere."""
     long = [axis for axis in x.order if axis == 0 or x.shape[axis] != 1]
-    return long == sorted(long)
+    return x.order[0] == 0 and long == sorted(long)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .keras_graph import Graph, Shape, Tensor, channels_first, keras_order, to_numpy
+from .keras_graph import Graph, Shape, Tensor, channels_first, to_numpy
 from .layers import attribute_error
 
 Handler = Callable[..., Any]
@@ -100,9 +100,7 @@ def _depthwise_weight(kernel: Any) -> np.ndarray:
     return w.reshape(-1, 1, *w.shape[2:])
 
 
-def _convolved(
-    g: Graph, layer: Any, x: Tensor, w: np.ndarray, bias: Any, groups: int
-) -> Tensor:
+def _convolved(g: Graph, layer: Any, x: Tensor, w: np.ndarray, bias: Any, groups: int) -> Tensor:
     x = _spatial(g, layer, x, w.ndim - 2)
     kernel, strides, dilation = w.shape[2:], layer.strides, layer.dilation_rate
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -188,14 +186,11 @@ def _conv_transpose(g: Graph, layer: Any, x: Tensor) -> Tensor:
     w = np.moveaxis(to_numpy(layer.kernel), (-1, -2), (0, 1))  # (in, out, k..)
     full = g.output_shape(layer, x)
     x = _spatial(g, layer, x, w.ndim - 2)
-    spans = [
-        d * (k - 1) + 1 for k, d in zip(w.shape[2:], layer.dilation_rate, strict=True)
-    ]
+    spans = [d * (k - 1) + 1 for k, d in zip(w.shape[2:], layer.dilation_rate, strict=True)]
     out = [full[axis] for axis in x.order[2:]]
     # What the result without padding has too much is cut, what it lacks is added at the end.
     excess = [
-        (n - 1) * s + k - m
-        for n, s, k, m in zip(_sizes(x), layer.strides, spans, out, strict=True)
+        (n - 1) * s + k - m for n, s, k, m in zip(_sizes(x), layer.strides, spans, out, strict=True)
     ]
     cut = [max(e, 0) for e in excess]
     pads = [(c // 2, c - c // 2) if layer.padding == "same" else (0, c) for c in cut]
@@ -493,13 +488,133 @@ def _prelu(g: Graph, layer: Any, x: Tensor) -> Tensor:
 
 def _embedding(g: Graph, layer: Any, x: Tensor) -> Tensor:
     _not_quantised(g, layer)
-    if layer.mask_zero:
-        raise g.unknown("mask_zero=True: masks are not supported")
     x = g.in_keras_order(x)
     table = to_numpy(layer.embeddings)
     if x.dtype != np.int64:
-        x = g.node("Cast", [x], x.shape, x.order, np.int64, part="Cast", to=7)
+        x = g.node("Cast", [x], x.shape, x.order, np.int64, helper=True, to=7)
     return g.node("Gather", [g.weight(table, "weight"), x], (*x.shape, table.shape[1]), axis=0)
+
+
+def _einsum_dense(g: Graph, layer: Any, x: Tensor) -> Tensor:
+    """Write a product over the last axes: "abc,cde->abde" is a dense layer."""
+    _not_quantised(g, layer)
+    terms, made = layer.equation.replace(" ", "").split("->")
+    given, weight = terms.split(",")
+    summed = [c for c in weight if c not in made and c != "."]
+    n = len(summed)
+    fits = n and given[-n:] == weight[:n] and made == given[:-n] + weight[n:]
+    if not fits or "." in weight:
+        raise g.unknown(f"the equation {layer.equation!r}")
+    w = to_numpy(layer.kernel)
+    lead, inner = x.shape[: x.rank - n], math.prod(x.shape[x.rank - n :])
+    y = linear(g, g.reshape(x, (*lead, inner)), w.reshape(inner, -1), None)
+    y = g.reshape(y, (*lead, *w.shape[n:]))
+    if layer.bias is not None:
+        y = g.elementwise("Add", y, to_numpy(layer.bias))
+    return activated(g, layer, y)
+
+
+# -- recurrent ------------------------------------------------------------------------------------
+
+
+def _recurrent(g: Graph, layer: Any, x: Tensor, **states: Any) -> Any:
+    if layer.go_backwards and layer.return_sequences:
+        raise g.unknown("go_backwards with return_sequences is not supported")
+    return _sequence(g, layer, x, **states)
+
+
+def _sequence(g: Graph, layer: Any, x: Tensor, part: str | None = None, **states: Any) -> Any:
+    """Write LSTM, GRU or SimpleRNN; a sequence that runs backwards comes in the order of x."""
+    if states or layer.stateful:
+        raise g.unknown("a state from outside is not supported")
+    cell, kind = layer.cell, type(layer).__name__
+    x = g.as_float(g.ordered(x, (1, 0, 2)))
+    steps, units = x.shape[1], cell.units
+    op, weights, extra = _CELLS[kind](g, cell)
+    names = [g.weight(w[None], f"{part}.{role}" if part else role) for role, w in weights.items()]
+    y = g.node(
+        op,
+        [x, *names],
+        (None, steps, 1, units),
+        (1, 2, 0, 3),
+        part=part,
+        hidden_size=units,
+        direction="reverse" if layer.go_backwards else "forward",
+        activations=[_cell_activation(g, f) for f in extra.pop("functions")],
+        **extra,
+    )
+    states = []
+    for k in range(2 if kind == "LSTM" else 1):
+        name = f"{y.name}_state_{k + 1}"
+        g.nodes[-1].output.append(name)
+        states.append(Tensor(name, (None, 1, units), (1, 0, 2), g.dtype))
+    states = [_squeezed(g, state, 1) for state in states]
+    result = g.in_keras_order(_squeezed(g, y, 2)) if layer.return_sequences else states[0]
+    return [result, *states] if layer.return_state else result
+
+
+def _squeezed(g: Graph, x: Tensor, axis: int) -> Tensor:
+    """Take out a Keras axis of length 1, wherever it lies."""
+    order = tuple(a - (a > axis) for a in x.order if a != axis)
+    shape = tuple(n for a, n in enumerate(x.shape) if a != axis)
+    return g.node("Squeeze", [x, g.weight([x.axis(axis)], "axes")], shape, order, x.dtype)
+
+
+def _cell_activation(g: Graph, function: Any) -> str:
+    known = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu"}
+    name = getattr(function, "__name__", "")
+    if name not in known:
+        raise g.unknown(f"the activation {name or function!r} inside a recurrent layer")
+    return known[name]
+
+
+def _gates(values: Any, order: Sequence[int]) -> np.ndarray:
+    """Return (in, gates * units) as (gates * units, in), the gates in ONNX's order."""
+    w = to_numpy(values)
+    return np.concatenate([np.split(w, len(order), axis=-1)[k] for k in order], axis=-1).T
+
+
+def _cell_weights(cell: Any, order: Sequence[int]) -> dict[str, np.ndarray]:
+    bias = to_numpy(cell.bias) if cell.use_bias else np.zeros(len(order) * cell.units)
+    both = bias if bias.ndim == 2 else np.stack([bias, np.zeros_like(bias)])
+    return {
+        "weight": _gates(cell.kernel, order),
+        "recurrent": _gates(cell.recurrent_kernel, order),
+        "bias": np.concatenate([_gates(b, order) for b in both]),
+    }
+
+
+def _lstm(g: Graph, cell: Any) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    functions = [cell.recurrent_activation, cell.activation, cell.activation]
+    return "LSTM", _cell_weights(cell, (0, 3, 1, 2)), {"functions": functions}
+
+
+def _gru(g: Graph, cell: Any) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    functions = [cell.recurrent_activation, cell.activation]
+    extra = {"functions": functions, "linear_before_reset": int(cell.reset_after)}
+    return "GRU", _cell_weights(cell, (0, 1, 2)), extra
+
+
+def _simple_rnn(g: Graph, cell: Any) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    return "RNN", _cell_weights(cell, (0,)), {"functions": [cell.activation]}
+
+
+_CELLS = {"LSTM": _lstm, "GRU": _gru, "SimpleRNN": _simple_rnn}
+
+
+def _bidirectional(g: Graph, layer: Any, x: Tensor, **states: Any) -> Any:
+    both = [layer.forward_layer, layer.backward_layer]
+    if any(type(inner).__name__ not in _CELLS or inner.return_state for inner in both) or states:
+        raise g.unknown("other layers than LSTM, GRU and SimpleRNN, or states, inside")
+    ways = [
+        _sequence(g, inner, x, part)
+        for inner, part in zip(both, ("forward", "backward"), strict=True)
+    ]
+    if layer.merge_mode is None:
+        return ways
+    if layer.merge_mode == "concat":
+        return joined(g, ways, -1)
+    return g.elementwise({"sum": "Sum", "mul": "Mul", "ave": "Mean"}[layer.merge_mode], *ways)
 
 
 def _time_distributed(g: Graph, layer: Any, x: Tensor) -> Tensor:
@@ -558,13 +673,11 @@ def _for_ranks(name: str, handler: Handler, ranks: str = "123") -> dict[str, Han
     return {f"{name}{rank}D": handler for rank in ranks}
 
 
-_IDENTITIES = """
-Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout GaussianNoise
-AlphaDropout ActivityRegularization Identity RandomFlip RandomRotation RandomZoom RandomTranslation
-RandomContrast RandomBrightness RandomHue RandomSaturation RandomShear RandomSharpness
-RandomColorJitter RandomColorDegeneration RandomGrayscale RandomPosterization RandomPerspective
-RandomGaussianBlur RandomErasing RandomElasticTransform RandomInvert Solarization AutoContrast
-""".split()
+_IDENTITIES = (
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout"),
+    *("GaussianDropout", "GaussianNoise", "ActivityRegularization", "Identity", "RandomFlip"),
+    *("RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness"),
+)
 
 LAYERS: dict[str, Handler] = {
     "Dense": _dense,
@@ -603,6 +716,10 @@ LAYERS: dict[str, Handler] = {
     "Embedding": _embedding,
     "TimeDistributed": _time_distributed,
     "MultiHeadAttention": _multi_head_attention,
+    "EinsumDense": _einsum_dense,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "SimpleRNN": _recurrent,
+    "Bidirectional": _bidirectional,
     **dict.fromkeys(_IDENTITIES, _identity),
 }
-_ = keras_order

@@ -45,9 +45,7 @@ def _passing(node: RawNode) -> RawNode:
 
 
 def _table(node: RawNode) -> ValueSpec:
-    labels = class_labels(node.attributes)
-    width = None if labels is None else len(labels)
-    return ValueSpec(node.outputs[0], np.dtype(np.float32), (None, width))
+    return ValueSpec(node.outputs[0], np.dtype(np.float32), (None, None))
 
 
 def class_names(raw: RawModel) -> dict[str, list[str]]:
@@ -55,19 +53,9 @@ def class_names(raw: RawModel) -> dict[str, list[str]]:
     made = {name: node for node in raw.nodes for name in node.outputs}
     names: dict[str, list[str]] = {}
     for node in raw.nodes:
-        labels = class_labels(node.attributes) if node.domain == DOMAIN else None
-        if _is(node, "ZipMap"):
-            tensors = (*node.inputs, *node.outputs)
-        elif _is(node, "LinearClassifier"):
-            tensors = node.outputs[1:]
-        elif _is(node, "ArrayFeatureExtractor"):
-            labels, position = raw.initializers.get(node.inputs[0]), made.get(node.inputs[1])
-            best = position is not None and position.op == "ArgMax"
-            tensors = position.inputs if best else ()
-        else:
-            tensors = ()
-        if labels is not None:
-            names |= {tensor: _texts(labels) for tensor in tensors}
+        labels, tensor = _classes(node, raw, made)
+        if labels:
+            names[tensor] = [v.decode() if isinstance(v, bytes) else str(v) for v in labels]
     for node in raw.nodes:  # what keeps columns keeps their names
         labels = names.get(node.inputs[0]) if node.inputs else None
         if labels and node.op in _KEEPING:
@@ -78,12 +66,22 @@ def class_names(raw: RawModel) -> dict[str, list[str]]:
     return names
 
 
-_KEEPING = {"Identity", "Cast", "Normalizer", "Softmax", "Sigmoid"}
+_KEEPING = {"Identity", "Cast", "Normalizer", "Softmax", "Sigmoid", "ZipMap"}
 
 
-def _texts(labels: np.ndarray) -> list[str]:
-    flat = labels.ravel().tolist()
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in flat]
+def _classes(
+    node: RawNode, raw: RawModel, made: Mapping[str, RawNode]
+) -> tuple[list[Any], str]:
+    """Return the classes that a node tells, and the tensor that has a column for each."""
+    if _is(node, "ArrayFeatureExtractor"):  # looks up the label at the place of the largest
+        labels, place = raw.initializers.get(node.inputs[0]), made.get(node.inputs[1])
+        if labels is not None and place is not None and place.op == "ArgMax":
+            return labels.ravel().tolist(), place.inputs[0]
+    if _is(node, "LinearClassifier") and len(node.outputs) > 1:
+        return class_labels(node.attributes), node.outputs[1]
+    if _is(node, "ZipMap"):
+        return class_labels(node.attributes), node.inputs[0]
+    return [], ""
 
 
 # -- operators ------------------------------------------------------------------------------------

@@ -145,6 +145,11 @@ class LinearRegressor(LinearModel, op="LinearRegressor", domain=DOMAIN):
     """y = f(x W + b), one column per target."""
 
     def n_scores(self):
+        if self.targets == 1 and self.post_transform != "NONE":
+            raise UnsupportedOpError(
+                f"the transform {self.post_transform} of a single score is applied by some "
+                "runtimes and not by others; export the raw score"
+            )
         return self.targets
 
     def expand(self, writer):
@@ -157,17 +162,17 @@ class LinearClassifier(LinearModel, op="LinearClassifier", domain=DOMAIN):
     def n_scores(self):
         self.classes = class_labels(vars(self))
         given = 0 if self.intercepts is None else len(self.intercepts)
-        return given or len(self.classes or ())
+        return given or len(self.classes)
 
     def setup(self):
         super().setup()
         n = len(self.w)
-        if self.classes is None or len(self.classes) != n:
+        if len(self.classes) != n:
             self.w, self.b = self._both_classes()
 
     def _both_classes(self) -> tuple[np.ndarray, np.ndarray]:
         """Write one row for two classes as two: the first has the opposite log-odds."""
-        n, labels = len(self.w), len(self.classes or ())
+        n, labels = len(self.w), len(self.classes)
         if (n, labels) != (1, 2):
             raise ModelError(f"{n} scores are given for {labels} classes; export the model again")
         if self.post_transform != "LOGISTIC":
@@ -182,15 +187,15 @@ class LinearClassifier(LinearModel, op="LinearClassifier", domain=DOMAIN):
         scores = self.write(writer, probabilities)
         if label:
             best = writer.node("ArgMax", scores, axis=1, keepdims=0)
-            writer.node("Gather", writer.weight(self.classes), best, output=label, axis=0)
+            texts = isinstance(self.classes[0], str)
+            classes = writer.weight(np.array(self.classes, object if texts else np.int64))
+            writer.node("Gather", classes, best, output=label, axis=0)
 
 
-def class_labels(attributes: Any) -> np.ndarray | None:
-    """Return the classes that the attributes of a node name."""
-    for key in ("classlabels_strings", "classlabels_ints", "classlabels_int64s"):
-        if attributes.get(key):
-            return np.array(attributes[key], object if "strings" in key else np.int64)
-    return None
+def class_labels(attributes: Any) -> list[Any]:
+    """Return the classes that the attributes of a node name, none if they do not."""
+    keys = ("classlabels_strings", "classlabels_ints", "classlabels_int64s")
+    return next((list(attributes[key]) for key in keys if attributes.get(key)), [])
 
 
 # -- kernels --------------------------------------------------------------------------------------
@@ -319,7 +324,8 @@ class LabelEncoder(Step, op="LabelEncoder", since=2, domain=DOMAIN):
         if keys.shape != values.shape:
             raise ModelError(f"{keys.size} keys are given for {values.size} values")
         self.table = dict(zip(map(_key, keys.tolist()), values.tolist(), strict=True))
-        self.compute_as, self.default = values.dtype, self._default()
+        self.made = values.dtype
+        self.default = self._default()
 
     def _column(self, what: str) -> np.ndarray:
         tensor = getattr(self, f"{what}_tensor", None)
@@ -335,12 +341,12 @@ class LabelEncoder(Step, op="LabelEncoder", since=2, domain=DOMAIN):
         tensor = getattr(self, "default_tensor", None)
         if tensor is not None:
             return tensor.reshape(-1)[0]
-        kind = {"O": "string", "i": "int64", "f": "float"}.get(self.compute_as.kind, "float")
+        kind = {"O": "string", "i": "int64", "f": "float"}.get(self.made.kind, "float")
         return getattr(self, f"default_{kind}")
 
     def forward(self, x):
         found = [self.table.get(_key(v), self.default) for v in to_host(x).ravel().tolist()]
-        return np.array(found, self.compute_as).reshape(x.shape)
+        return np.array(found, self.made).reshape(x.shape)
 
 
 def _key(value: Any) -> Any:

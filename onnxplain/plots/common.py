@@ -12,6 +12,7 @@ from ..errors import ArgumentError, SelectionError
 from ..results import (
     batch_size,
     channels_first_array,
+    channels_last,
     data_labels,
     decomposition,
     output_labels,
@@ -177,13 +178,18 @@ class _Results:
     def of(self, node: Node, i: int) -> np.ndarray | None:
         """Values (batch, *dims) of a node, channels first."""
         if (node.s, i) not in self.arrays:
-            self.arrays[node.s, i] = channels_first_array(self.method, node.s, i)
+            array = channels_first_array(self.method, node.s, i)
+            if array is not None and channels_last(self.method, i):
+                array = np.moveaxis(array, -2, 1)
+            self.arrays[node.s, i] = array
         array = self.arrays[node.s, i]
         return None if array is None else array[..., node.k]
 
 
 def _panel(method: Any, node: Node, i: int, values: np.ndarray | None) -> Panel:
     names = [[str(label) for label in axis] for axis in method.input_names[i]]
+    if channels_last(method, i):
+        names = [names[-1], *names[:-1]]
     if not names:  # a single number: one bar
         names = [[f"Input_{i + 1}"]]
         values = None if values is None else values[..., None]
