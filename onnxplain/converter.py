@@ -30,8 +30,8 @@ from .errors import (
 )
 from .graph.batch import examine
 from .graph.graph import Graph, build
-from .graph.layout import channels_last
 from .graph.last import without_last_activation
+from .graph.layout import channels_last
 from .graph.load import RawModel, ValueSpec, read_model
 from .graph.ml import class_names, without_maps
 

@@ -377,7 +377,7 @@ def classical():
     yield Case("ArrayFeatureExtractor", [SIGNAL, ints(5, 1).reshape(1, 2)], domain=ml)
     filling = {"imputed_value_floats": (0.5, -1.0, 2.0, 0.1)}
     yield Case("Imputer", [X], filling | {"replaced_value_float": float("nan")}, domain=ml)
-    yield Case("Imputer", [X], filling | {"replaced_value_float": float(X[1, 2])}, domain=ml)
+    yield Case("Imputer", [X], filling | {"replaced_value_float": 9.0}, domain=ml)
 
 
 CASES = [

@@ -179,6 +179,19 @@ def test_normaliser_refuses_more_than_matrices():
         ox.convert(proto)
 
 
+def test_multipliers_of_what_was_missing_add_up():
+    """A row with a missing cell, against references with and without one in the same place."""
+    converter = ox.convert(
+        single("Imputer", imputed_value_floats=[1.0, 2.0, 3.0], replaced_value_float=-999.0)
+    )
+    x = np.array([[-999.0, 0.5, -999.0]])
+    reference = np.array([[0.5, -999.0, -999.0]])
+    found = ox.DeepLift(converter, x, x_ref=reference, dtype="double", verbose=False)
+    contributions = np.diagonal(found.get_result("array")[0])
+    np.testing.assert_allclose(contributions, [1 - 0.5, 0.5 - 2, 0], rtol=1e-12)
+    np.testing.assert_allclose(found.decomp_sum[0], found.decomp_goal[0], rtol=1e-12)
+
+
 def test_steps_let_nothing_pass():
     with pytest.raises(ModelError, match="none of the outputs y depends on the float inputs"):
         ox.convert(NODES["binarizer"])
@@ -221,6 +234,26 @@ def test_softmax_is_not_normalised_again():
     converter = ox.convert(classifier("SOFTMAX", sums, outputs=[tensor("y")]))
     np.testing.assert_allclose(gradient(converter), WEIGHTS, rtol=1e-12)
     np.testing.assert_allclose(converter(X)[0].sum(1), 1, rtol=1e-6)
+
+
+def test_references_meet_rows_behind_nodes_that_only_pass():
+    """Two nodes that change nothing stand after the softmax; DeepSHAP cuts them into rows, too."""
+    sums = node("Normalizer", ["scores"], ["sums"], norm="L1")
+    converter = ox.convert(
+        classifier("SOFTMAX", sums, node("ZipMap", ["sums"], ["y"]), outputs=[maps("y")])
+    )
+    found = ox.DeepSHAP(converter, X, data_ref=X[:3], dtype="double", verbose=False)
+    expected = (X - X[:3].mean(0))[..., None] * W.astype(float)
+    np.testing.assert_allclose(found.get_result("array"), expected, rtol=0, atol=1e-7)
+
+
+def test_scaler_that_only_scales_absorbs_nothing():
+    """An offset of zeros is no bias."""
+    scaler = node("Scaler", ["x"], ["s"], offset=[0.0] * 3, scale=[2.0, 0.5, -1.0])
+    dense = helper.make_node("MatMul", ["s", "w"], ["y"])
+    converter = ox.convert(model([scaler, dense], [tensor("y")], {"w": W}))
+    assert ops(converter) == ["ChannelAffine", "MatMul"]
+    assert [len(n.inputs) for n in converter.graph.nodes] == [2, 2]
 
 
 def test_sigmoids_are_normalised():

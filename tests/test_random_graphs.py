@@ -392,6 +392,7 @@ def test_blocks_cover_the_differentiable_operators():
         "Swish",
         "Upsample",
         "onnxplain.ChannelAffine",
+        *(f"ai.onnx.ml.{op}" for op in ("ArrayFeatureExtractor", "Imputer", "Normalizer")),
     }
 
 

@@ -285,8 +285,7 @@ def _written(model: Any, inputs: Sequence[_Input]) -> onnx.ModelProto:
     tensors = [graph.input(i.name, i.shape, i.order, _tensor_type(i, dtype)) for i in inputs]
     outputs, names = _outputs(graph, model, tensors)
     data_format = _data_format(model)
-    for x, name in zip(outputs, names, strict=True):
-        graph.output(x, name, channels_first(x.rank, data_format))
+    graph.finish([graph.ordered(x, channels_first(x.rank, data_format)) for x in outputs], names)
     return graph.model()
 
 
@@ -413,9 +412,13 @@ def _present(proto: onnx.ModelProto, inputs: Sequence[_Input], data_format: str)
             helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
         )
     for value in graph.output:
-        rank = len(value.type.tensor_type.shape.dim)
-        _transposed(graph, value, channels_first(rank, data_format), first=False)
-        value.type.tensor_type.ClearField("shape")
+        dims = list(value.type.tensor_type.shape.dim)
+        order = channels_first(len(dims), data_format)
+        _transposed(graph, value, order, first=False)
+        sizes = [dims[axis].dim_value or None if axis else "N" for axis in order]
+        value.CopyFrom(
+            helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, sizes)
+        )
 
 
 def _transposed(graph: Any, value: Any, order: Order, *, first: bool) -> None:

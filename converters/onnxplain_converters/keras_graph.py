@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,7 +78,7 @@ class Graph:
         self._reserved = reserved  # names of layers, kept for their first call
         self._names: set[str] = set()
         self._scope, self._label, self._fresh = "model", "the model", False
-        self._transposed: dict[tuple[str, Order], Tensor] = {}
+        self._transposed: dict[tuple[str, Order], str] = {}
 
     # -- names
 
@@ -169,8 +169,7 @@ class Graph:
         if array.ndim:
             array = array.reshape((1,) * (like.rank - array.ndim) + array.shape)
             array = array.transpose(like.order)
-        dtype = None if like.dtype.kind == "f" else like.dtype
-        return self.weight(array, role, dtype)
+        return self.weight(array, role, like.dtype)
 
     # -- orders and shapes
 
@@ -178,12 +177,12 @@ class Graph:
         """Return the tensor with its axes in this order."""
         if x.order == order:
             return x
-        key = (x.name, order)
+        perm = tuple(x.order.index(axis) for axis in order)
+        key = x.name, perm
         if key not in self._transposed:
-            perm = [x.order.index(axis) for axis in order]
             made = self.node("Transpose", [x], x.shape, order, x.dtype, helper=True, perm=perm)
-            self._transposed[key] = made
-        return self._transposed[key]
+            self._transposed[key] = made.name
+        return replace(x, name=self._transposed[key], order=order)
 
     def in_keras_order(self, x: Tensor) -> Tensor:
         return self.ordered(x, keras_order(x.rank))
@@ -243,27 +242,29 @@ class Graph:
         self.inputs.append(_info(x))
         return x
 
-    def output(self, x: Tensor, name: str, order: Order) -> None:
-        """Make a tensor an output of the model."""
-        x = self.ordered(x, order)
-        taken = {i.name for i in (*self.inputs, *self.outputs)}
-        if x.name in taken:
-            x = self.node("Identity", [x], x.shape, x.order, x.dtype)
-        if name in taken:
-            name = next(f"{name}_{k}" for k in range(2, 10**6) if f"{name}_{k}" not in taken)
-        if x.name != name:
-            self.rename(name, f"{name}_inner")
-            self.rename(x.name, name)
-        self.outputs.append(_info(Tensor(name, x.shape, x.order, x.dtype)))
+    def finish(self, outputs: Sequence[Tensor], names: Sequence[str]) -> None:
+        """Make tensors the outputs of the model, under these names."""
+        taken = {i.name for i in self.inputs}
+        renamed: dict[str, str] = {}
+        for x, name in zip(outputs, names, strict=True):
+            if x.name in renamed or x.name in taken:
+                x = self.node("Identity", [x], x.shape, x.order, x.dtype)
+            k, found = 1, name
+            while found in taken:
+                k += 1
+                found = f"{name}_{k}"
+            taken.add(found)
+            renamed[x.name] = found
+            self.outputs.append(_info(replace(x, name=found)))
+        inner = {name: f"{name}_inner" for name in renamed.values() if name not in renamed}
+        self.rename(inner | renamed)
 
-    def rename(self, old: str, new: str, start: int = 0) -> None:
-        """Give a tensor another name in all nodes from `start` on."""
+    def rename(self, names: Mapping[str, str], start: int = 0) -> None:
+        """Give tensors other names in all nodes from `start` on."""
         for node in self.nodes[start:]:
-            for names in (node.input, node.output):
-                names[:] = [new if name == old else name for name in names]
-        for key, x in self._transposed.items():
-            if x.name == old:
-                self._transposed[key] = replace(x, name=new)
+            for tensors in (node.input, node.output):
+                tensors[:] = [names.get(name, name) for name in tensors]
+        self._transposed = {k: names.get(v, v) for k, v in self._transposed.items()}
 
     def model(self) -> onnx.ModelProto:
         used = {name for node in self.nodes for name in node.input}
@@ -313,7 +314,7 @@ class Graph:
             made = self._write(operation, args, kwargs)
             if whole or len(made) != 1 or not self._made_since(made[0], start):
                 return made
-            self.rename(made[0].name, path, start)
+            self.rename({made[0].name: path}, start)
             return [replace(made[0], name=path)]
 
     def _made_since(self, x: Tensor, start: int) -> bool:
@@ -442,11 +443,11 @@ def _info(x: Tensor) -> onnx.ValueInfoProto:
 
 def _forget(function: Any) -> None:
     """Take the nodes of a traced function out of the layers that they went through."""
-    for nodes in function._nodes_by_depth.values():
-        for node in nodes:
-            calls = node.operation._inbound_nodes
+    nodes = [node for level in function._nodes_by_depth.values() for node in level]
+    for node, parents in [(node, list(node.parent_nodes)) for node in nodes]:
+        for calls in (
+            node.operation._inbound_nodes,
+            *(p.operation._outbound_nodes for p in parents),
+        ):
             if node in calls:
                 calls.remove(node)
-            for before in node.parent_nodes:
-                if node in before.operation._outbound_nodes:
-                    before.operation._outbound_nodes.remove(node)

@@ -644,19 +644,17 @@ def _multi_head_attention(
     key = value if key is None else key
 
     def heads(x: Tensor, dense: Any, part: str) -> Tensor:
-        """Return (batch, heads, steps, size)."""
+        """Return (batch, steps, heads, size)."""
         w = to_numpy(dense.kernel)
         bias = None if dense.bias is None else to_numpy(dense.bias).ravel()
         y = linear(g, x, w.reshape(len(w), -1), bias, part)
-        y = g.reshape(y, (None, x.shape[1], *w.shape[1:]))
-        return g.ordered(y, (0, 2, 1, 3))
+        return g.reshape(y, (None, x.shape[1], *w.shape[1:]))
 
-    q = heads(query, layer._query_dense, "query")
-    k = heads(key, layer._key_dense, "key")
-    v = heads(value, layer._value_dense, "value")
-    n, t, s = q.shape[2], q.shape[1], k.shape[1]
+    q = g.ordered(heads(query, layer._query_dense, "query"), (0, 2, 1, 3))
+    k = g.ordered(heads(key, layer._key_dense, "key"), (0, 2, 3, 1))
+    v = g.ordered(heads(value, layer._value_dense, "value"), (0, 2, 1, 3))
+    t, n, s = q.shape[1], q.shape[2], k.shape[1]
     q = g.like("Mul", q, g.weight(1 / math.sqrt(layer._key_dim), "scale"))
-    k = g.ordered(k, (0, 2, 3, 1))
     scores = g.node("MatMul", [q, k], (None, n, t, s))
     if use_causal_mask:
         lowest = np.where(np.tri(t, s, dtype=bool), 0.0, -3e38)[None, None]

@@ -93,7 +93,7 @@ def _join_each(draft: Draft, match: Callable[[Draft, Node], bool]) -> None:
 
 def _names(*nodes: Node) -> tuple[str, ...]:
     """Return the names of the file's nodes that these nodes stand for."""
-    return tuple(name for n in nodes for name in (n.joined or (n.name,)))
+    return tuple(dict.fromkeys(name for n in nodes for name in (n.joined or (n.name,))))
 
 
 # -- nodes that do nothing ------------------------------------------------------------------------
@@ -389,10 +389,11 @@ def _used_within(draft: Draft, node: Node, cone: Sequence[Node]) -> bool:
 def as_affine(draft: Draft, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
     """Return input, w and b of a node that is y = w x + b with constants, else None."""
     if node.domain == "onnxplain" and node.op == "ChannelAffine":
-        x, w, b = node.inputs
-        return x, draft.weights[w], draft.weights[b]
+        w = draft.weights[node.inputs[1]]
+        b = draft.constant(node.input(2))
+        return node.inputs[0], w, np.zeros_like(w, shape=()) if b is None else b
     if node.op == "Neg" and not node.domain:
-        return node.inputs[0], np.float32(-1), np.float32(0)
+        return node.inputs[0], np.array(-1, np.float32), np.array(0, np.float32)
     if node.domain or node.op not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
         return None
     values = [draft.constant(i) for i in node.inputs]
@@ -537,7 +538,9 @@ def _affine_chain(draft: Draft, node: Node) -> bool:
     if not _broadcast(*inner[1:], *outer[1:]):
         return False  # the file is wrong; running it says so by the node's name
     x, w, b = inner[0], inner[1] * outer[1], inner[2] * outer[1] + outer[2]
-    names = (draft.add_weight(f"{node.name}.w", w), draft.add_weight(f"{node.name}.b", b))
+    names = [draft.add_weight(f"{node.name}.w", w)]
+    if np.any(b):  # a bias of zeros is none: there is nothing to be absorbed
+        names.append(draft.add_weight(f"{node.name}.b", b))
     joined = _names(before, node)
     new = Node(node.name, "ChannelAffine", (x, *names), node.outputs, {}, 1, "onnxplain", joined)
     draft.replace([before, node], new)

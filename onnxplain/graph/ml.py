@@ -61,17 +61,16 @@ def class_names(raw: RawModel) -> dict[str, list[str]]:
         if labels and node.op in _KEEPING:
             names.setdefault(node.outputs[0], labels)
         elif labels and _is(node, "ArrayFeatureExtractor"):
-            columns = raw.initializers.get(node.inputs[1], np.zeros(0, int)).ravel().tolist()
-            names[node.outputs[0]] = [labels[i] for i in columns if i < len(labels)]
+            columns = raw.initializers.get(node.inputs[1])
+            if columns is not None and np.isin(columns, range(len(labels))).all():
+                names[node.outputs[0]] = [labels[i] for i in columns.ravel().astype(int)]
     return names
 
 
 _KEEPING = {"Identity", "Cast", "Normalizer", "Softmax", "Sigmoid", "ZipMap"}
 
 
-def _classes(
-    node: RawNode, raw: RawModel, made: Mapping[str, RawNode]
-) -> tuple[list[Any], str]:
+def _classes(node: RawNode, raw: RawModel, made: Mapping[str, RawNode]) -> tuple[list[Any], str]:
     """Return the classes that a node tells, and the tensor that has a column for each."""
     if _is(node, "ArrayFeatureExtractor"):  # looks up the label at the place of the largest
         labels, place = raw.initializers.get(node.inputs[0]), made.get(node.inputs[1])
@@ -136,9 +135,7 @@ class _Writer:
         own = self.node_.name
         name = own if op == self.main else _free(f"{own}/{op}", self.names)
         output = output or _free(f"{self.node_.outputs[-1]}/{op}", self.tensors)
-        self.nodes.append(
-            Node(name, op, inputs, (output,), attributes, _OPSET, joined=(own,))
-        )
+        self.nodes.append(Node(name, op, inputs, (output,), attributes, _OPSET, joined=(own,)))
         return output
 
 

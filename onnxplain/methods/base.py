@@ -146,7 +146,7 @@ class Engine:
 
     def cut(self, run: Run, rows: slice) -> Run:
         """Return some rows of a run, as views."""
-        tensors = self.trial.row_tensors
+        tensors = self.trial.row_tensors | self.graph.active  # the trial knows no inserted ones
         values = {k: v[rows] if k in tensors else v for k, v in run.values.items()}
         return Run(values, [x[rows] for x in run.inputs])
 
