@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .arrays import Array, divide, namespace, negative, positive, stabilise, stabiliser
+from .arrays import Array, divide, may_hold, namespace, negative, positive, stabilise, stabiliser
 from .errors import RuleError, shown
 from .kernels.base import Note, Pair
 
@@ -152,26 +152,28 @@ class AlphaBeta(LrpRule):
         return 1 - self.alpha
 
     def linear(self, kernel, x, w, b, z, r, note):
-        x_pos, x_neg = positive(x), negative(x)
+        # Behind a ReLU nothing is negative: half of the products need not be computed.
+        x_pos = positive(x) if may_hold(x > 0) else None
+        x_neg = negative(x) if may_hold(x < 0) else None
         w_pos, w_neg = kernel.split(w)
         parts = (
-            (self.alpha, x_pos, x_neg, _part(b, positive), 1.0),
-            (self.beta, x_neg, x_pos, _part(b, negative), -1.0),
+            (self.alpha, ((x_pos, w_pos), (x_neg, w_neg)), _part(b, positive), 1.0),
+            (self.beta, ((x_neg, w_pos), (x_pos, w_neg)), _part(b, negative), -1.0),
         )
-        return sum(
-            self._part(kernel, (u, v), (w_pos, w_neg), bias, r * weight, sign, note)
-            for weight, u, v, bias, sign in parts
-            if weight != 0
-        )
+        out = namespace(x, r).zeros((len(r), *x.shape), x.dtype)
+        for weight, terms, bias, sign in parts:
+            if weight != 0:
+                terms = [(u, v) for u, v in terms if u is not None and v is not None]
+                out = out + self._part(kernel, terms, bias, z, r * weight, sign, note)
+        return out
 
-    def _part(self, kernel, xs, ws, b, r, sign, note):
-        """One sign: u meets the positive, v the negative weights."""
-        (u, v), (w_pos, w_neg) = xs, ws
-        z = _apply(kernel, u, w_pos) + _apply(kernel, v, w_neg)
-        z = z if b is None else z + b
-        d = stabilise(z, stabiliser(u.dtype), at_zero=sign)
-        s = _share(r, z, d, b, note)
-        return u * _vjp(kernel, s, u, w_pos) + v * _vjp(kernel, s, v, w_neg)
+    def _part(self, kernel, terms, b, z, r, sign, note):
+        """The contributions of one sign: parts of x and parts of w whose product has it."""
+        total = sum((kernel.apply(u, v) for u, v in terms), start=namespace(z).zeros_like(z))
+        total = total if b is None else total + b
+        d = stabilise(total, stabiliser(z.dtype), at_zero=sign)
+        s = _share(r, total, d, b, note)
+        return sum(u * kernel.vjp(s, u.shape, v) for u, v in terms)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+# Before NumPy is loaded: small products wait longer for a second thread than they take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib: no test opens a window
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from networks import graph
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 
 RNG = np.random.default_rng(0)
 W2, W1 = RNG.normal(size=(4, 3, 2, 2)), RNG.normal(size=(4, 3, 2))
@@ -61,7 +61,13 @@ def test_axes_of_a_channels_last_model_keep_their_meaning():
     dim, weights, nodes, _ = MODELS["image, transposed"]
     converter = model(dim, weights, [*nodes, *TAIL], (4,))
     method = ox.Gradient(converter, RNG.normal(size=(2, *dim)), dtype="double")
-    assert method.get_result("xarray").dims == ("batch", "height", "width", "channel", "output_node")
+    assert method.get_result("xarray").dims == (
+        "batch",
+        "height",
+        "width",
+        "channel",
+        "output_node",
+    )
     row = method.get_result("data.frame").query("data == 'data_2' and feature == 'H3'")
     row = row.query("feature_2 == 'W1' and channel == 'C2' and output_node == 'Y4'")
     assert row.value.item() == method.get_result()[1, 2, 0, 1, 3]
