@@ -797,6 +797,13 @@ def test_tensors_of_absurd_size_are_refused_without_taking_memory(body):
     assert peak < MEGABYTES * 2**20
 
 
+def test_weights_that_would_broadcast_to_an_absurd_size_are_no_outer_product():
+    """A wide convolution of a single pixel: its weight and bias do not broadcast."""
+    weights = {"w": np.ones((1500, 1000, 1, 1), "f"), "b": np.ones(1500, "f")}
+    wide = model("g (float[N,1000,1,1] x) => (float[N,1500,1,1] y) {y = Conv(x, w, b)}", **weights)
+    assert ox.convert(wide)(np.ones((2, 1000, 1, 1)))[0][0, 0] == pytest.approx(1001)
+
+
 def test_sizes_that_data_ask_for_are_refused_when_it_runs():
     converter = ox.convert(
         model(

@@ -547,6 +547,12 @@ def test_layer_of_ones_own_is_read_operation_by_operation():
     assert len(model.layers[0].inner._inbound_nodes) == calls, "the model stays as it is"
 
 
+def test_training_in_a_graph_changes_no_prediction():
+    model = functional([TABLE], lambda x: L.Dense(2)(L.Dropout(0.5)(x, training=True)))
+    (x,) = draw(model, 2)
+    np.testing.assert_allclose(ox.convert(model)(x)[0], model.predict(x, verbose=0), atol=1e-6)
+
+
 def test_subclass_that_keeps_the_call_is_known():
     class Narrow(L.Dense):
         pass
@@ -831,7 +837,7 @@ def test_two_input_example():
     assert made["dense"] == (50,)
     xs = draw(model, 4)
     result = ox.LRP(converter, xs, channels_first=False).get_result()
-    assert [r.shape for r in result[0]] == [(4, 10, 10, 3, 3), (4, 20, 3)]
+    assert [r.shape for r in result.values()] == [(4, 10, 10, 3, 3), (4, 20, 3)]
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -975,12 +981,17 @@ def test_what_neither_way_can_write_is_refused_by_name(kind):
         ox.convert(sequential(shape, *make()))
 
 
-def test_layer_called_in_training_is_refused():
-    def build(x):
-        return L.Dense(2, "gelu")(L.Dropout(0.5, name="always")(x, training=True))
+def test_training_in_code_of_ones_own_is_refused():
+    class Always(L.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.drop = L.Dropout(0.5, name="drop")
 
-    with pytest.raises(ModelError, match=r"layer 'always' \(Dropout\).*training=True"):
-        ox.convert(functional([TABLE], build))
+        def call(self, x):
+            return self.drop(x, training=True)
+
+    with pytest.raises(ModelError, match=r"layer 'drop' \(Dropout\).*training=True"):
+        ox.convert(sequential(TABLE, Always(), L.Dense(2, "gelu")))
 
 
 def test_recurrent_layers_without_kernel_are_refused_by_the_engine():

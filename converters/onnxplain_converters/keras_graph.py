@@ -218,21 +218,16 @@ class Graph:
         tensors = [x for x in operands if isinstance(x, Tensor)]
         if len({x.rank for x in tensors}) > 1:
             raise self.unknown(f"{op} of tensors with different numbers of axes")
-        constants = [x for x in operands if not isinstance(x, Tensor)]
-        if any(x.dtype.kind == "f" for x in (*tensors, *constants)) and op != "Where":
+        if any(x.dtype.kind == "f" for x in operands):
             tensors = [self.as_float(x) for x in tensors]
         tensors = self.aligned(tensors)
-        arrays = iter(tensors)
-        shapes = [x.shape for x in operands]
-        placed = [
-            next(arrays) if isinstance(x, Tensor) else self.constant(x, tensors[0])
-            for x in operands
-        ]
-        shape = broadcast(shapes)
-        order = tensors[0].order
-        if len(shape) != len(order):
+        like, shape = tensors[0], broadcast([x.shape for x in operands])
+        if len(shape) > like.rank:
             raise self.unknown(f"{op} with a constant that has more axes than the tensor")
-        return self.node(op, placed, shape, order, dtype or tensors[0].dtype, **attributes)
+        placed, rest = [], iter(tensors)
+        for x in operands:
+            placed.append(next(rest) if isinstance(x, Tensor) else self.constant(x, like))
+        return self.node(op, placed, shape, like.order, dtype or like.dtype, **attributes)
 
     # -- the graph as a whole
 
@@ -308,6 +303,11 @@ class Graph:
 
         if not isinstance(operation, keras.layers.Layer) and not names:
             return self._write(operation, args, kwargs)
+        # A Functional model predicts with training=False whatever its graph says.
+        if kwargs.get("training") and not names:
+            error = Unknown("it is called with training=True")
+            error.layer = described(operation.name, operation)
+            raise error
         whole = isinstance(operation, keras.Model)
         with self.layer(operation.name, operation, holds_layers=whole) as path:
             start = len(self.nodes)
@@ -323,9 +323,7 @@ class Graph:
     def _write(self, operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
         import keras
 
-        kwargs = {k: v for k, v in kwargs.items() if v is not None}
-        if kwargs.pop("training", False):
-            raise self.unknown("it is called with training=True")
+        kwargs = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
         function = functional(operation)
         if function is not None:
             return self.run(function, keras.tree.flatten((args, kwargs)))

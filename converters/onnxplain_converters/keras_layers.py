@@ -65,6 +65,10 @@ def activation(g: Graph, function: Any, x: Tensor) -> Tensor:
 
     if function is None or function is keras.activations.linear:
         return x
+    # The only activations that Keras does not record as operations.
+    for op, known in (("Mish", "mish"), ("HardSwish", "hard_silu")):
+        if function is getattr(keras.activations, known):
+            return g.like(op, g.as_float(x))
     (y,) = g.trace(function, [x])
     return y
 

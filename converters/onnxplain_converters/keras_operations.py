@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .keras_graph import Graph, Shape, Tensor, to_numpy
+from .keras_graph import Graph, Shape, Tensor, broadcast, to_numpy
 from .keras_layers import joined, linear, padded, sliced
 
 Handler = Callable[..., Any]
@@ -45,9 +46,11 @@ def _relu(g: Graph, operation: Any, x: Tensor) -> Tensor:
 
 
 def leaky_relu(g: Graph, x: Tensor, slope: float) -> Tensor:
-    if g.dtype == np.float32:
+    import keras
+
+    # The slope is a float32 in TensorFlow, as it is as an attribute in ONNX.
+    if g.dtype == np.float32 or keras.backend.backend() == "tensorflow":
         return g.like("LeakyRelu", x, alpha=slope)
-    # An attribute is a float32 in ONNX; a weight keeps the slope as it is.
     return g.like("PRelu", x, g.weight(slope, "slope"))
 
 
@@ -166,6 +169,20 @@ def _divide(g: Graph, operation: Any, a: Any, b: Any) -> Tensor:
 
 def _compare(op: str) -> Handler:
     return lambda g, operation, a, b: g.elementwise(op, a, b, dtype=bool)
+
+
+def _where(g: Graph, operation: Any, condition: Any, a: Any, b: Any) -> Tensor:
+    values = [x for x in (a, b) if isinstance(x, Tensor)]
+    if not isinstance(condition, Tensor) or len({x.rank for x in (condition, *values)}) > 1:
+        raise g.unknown("where() of tensors with different numbers of axes")
+    condition, *values = g.aligned([condition, *(g.as_float(x) for x in values)])
+    rest = iter(values)
+    like = replace(condition, dtype=g.dtype)
+    shape = broadcast(
+        [x.shape if isinstance(x, Tensor) else np.shape(x) for x in (condition, a, b)]
+    )
+    a, b = (next(rest) if isinstance(x, Tensor) else g.constant(to_numpy(x), like) for x in (a, b))
+    return g.node("Where", [condition, a, b], shape, condition.order)
 
 
 def _square(g: Graph, operation: Any, x: Tensor) -> Tensor:
@@ -412,7 +429,7 @@ OPERATIONS: dict[str, Handler] = {
     "GreaterEqual": _compare("GreaterOrEqual"),
     "Less": _compare("Less"),
     "LessEqual": _compare("LessOrEqual"),
-    "Where": lambda g, operation, condition, a, b: g.elementwise("Where", condition, a, b),
+    "Where": _where,
     "Negative": _unary("Neg"),
     "Absolute": _unary("Abs"),
     "Abs": _unary("Abs"),

@@ -199,7 +199,7 @@ def _fold(
 def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
     """Run the forward pass of one node; errors name the node."""
     try:
-        _check_broadcast(inputs)
+        _check_broadcast(node, inputs)
         out = kernel.forward(*inputs)
     except OnnxplainError as error:
         raise type(error)(f"{node.label}: {shortened(str(error))}") from error
@@ -212,8 +212,16 @@ def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[A
     return out if isinstance(out, tuple) else (out,)
 
 
-def _check_broadcast(inputs: Sequence[Array | None]) -> None:
+_BROADCASTING = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Mean", "Sum", "PRelu", "Where"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "MatMul"),
+}
+
+
+def _check_broadcast(node: Node, inputs: Sequence[Array | None]) -> None:
     """Refuse outer products of absurd size before NumPy takes the memory for them."""
+    if node.op not in _BROADCASTING:
+        return
     shapes = [x.shape for x in inputs if x is not None and x.ndim]
     if len(shapes) < 2 or math.prod(math.prod(shape) for shape in shapes) <= MAX_ELEMENTS:
         return

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from ..converter import Converter
 
 
-class Gradient(Method):
+class GradientMethod(Method):
+    """What the gradient methods share: the name of what they show."""
+
+    times_input = True
+
+    @property
+    def value_name(self) -> str:  # type: ignore[override]
+        """Title of the values in plots."""
+        return "Relevance" if self.times_input else "Gradient"
+
+
+class Gradient(GradientMethod):
     """Gradients of the explained nodes with respect to the inputs.
 
     Parameters
@@ -72,11 +83,6 @@ class Gradient(Method):
         )
         self._finish()
 
-    @property
-    def value_name(self) -> str:  # type: ignore[override]
-        """Title of the values in plots."""
-        return "Relevance" if self.times_input else "Gradient"
-
     def _describe(self) -> list[str]:
         return [f"times_input: {self.times_input}"]
 
@@ -87,7 +93,7 @@ def _required(data: Any) -> Any:
     return data
 
 
-class PathMethod(Method):
+class PathMethod(GradientMethod):
     """Averages gradients over points: the loop that SmoothGrad, IG and EG share."""
 
     def _average(self, n: int, points: Callable, weights: np.ndarray | None = None) -> None:
@@ -236,11 +242,6 @@ class SmoothGrad(PathMethod):
         spread = x.max(axis=axes, keepdims=True) - x.min(axis=axes, keepdims=True)
         return self.noise_level * namespace(x).where(spread > 0, spread, 1).astype(x.dtype)
 
-    @property
-    def value_name(self) -> str:  # type: ignore[override]
-        """Title of the values in plots."""
-        return "Relevance" if self.times_input else "Gradient"
-
     def _describe(self) -> list[str]:
         return [
             f"times_input: {self.times_input}",
@@ -251,6 +252,26 @@ class SmoothGrad(PathMethod):
 
 def _repeat(x: Array, draws: int) -> Array:
     return namespace(x).broadcast_to(x, (draws, *x.shape))
+
+
+def _on_path(
+    inputs: Sequence[Array], refs: Sequence[Array], alphas: np.ndarray
+) -> tuple[list[Array], list[Array]]:
+    """Return points between references (draws or 1, 1, ...) and rows, and the differences.
+
+    Whole-number inputs stay what they are in each row.
+    """
+    path, factors = [], []
+    for x, ref in zip(inputs, refs, strict=True):
+        if x.dtype.kind != "f":
+            path.append(_repeat(x, len(alphas)))
+            factors.append(x[None])
+            continue
+        dx = x - ref
+        a = namespace(x).asarray(alphas, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
+        path.append(ref + a * dx)
+        factors.append(dx)
+    return path, factors
 
 
 MAX_NOISE_BYTES = 2**32
@@ -359,30 +380,16 @@ class IntegratedGradient(PathMethod):
         self._prepare(converter, _required(data), **options)
         self.x_ref = self._one_reference(x_ref)
         self._allocate(len(self.data[0]))
-        refs = [self._engine.xp.asarray(r) for r in self.x_ref]
+        refs = [self._engine.xp.asarray(r)[None] for r in self.x_ref]
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
-            path, factors = [], []
-            for x, ref in zip(inputs, refs, strict=True):
-                if x.dtype.kind != "f":
-                    path.append(_repeat(x, draws.stop - draws.start))
-                    factors.append(_repeat(x, 1))
-                    continue
-                a = namespace(x).asarray(alphas[draws], dtype=x.dtype)
-                dx = x - ref
-                path.append(ref + a.reshape(-1, *(1,) * x.ndim) * dx)
-                factors.append(dx[None])
+            path, factors = _on_path(inputs, refs, alphas[draws])
             return path, (factors if times_input else None)
 
         self._average(self.n, points, weights)
         for goal, start in zip(self.decomp_goal, self._reference_scores(self.x_ref), strict=True):
             goal -= start
         self._finish()
-
-    @property
-    def value_name(self) -> str:  # type: ignore[override]
-        """Title of the values in plots."""
-        return "Relevance" if self.times_input else "Gradient"
 
     def _describe(self) -> list[str]:
         return [
@@ -443,19 +450,9 @@ class ExpectedGradient(PathMethod):
         alphas = rng.uniform(size=self.n)
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
-            path, factors = [], []
-            for x, refs in zip(inputs, self.data_ref, strict=True):
-                xp = namespace(x)
-                if x.dtype.kind != "f":
-                    path.append(_repeat(x, draws.stop - draws.start))
-                    factors.append(_repeat(x, 1))
-                    continue
-                a = xp.asarray(alphas[draws], dtype=x.dtype)
-                ref = xp.asarray(refs[drawn[draws]])[:, None]
-                dx = x - ref
-                path.append(ref + a.reshape(-1, *(1,) * x.ndim) * dx)
-                factors.append(dx)
-            return path, factors
+            xp = self._engine.xp
+            refs = [xp.asarray(r[drawn[draws]])[:, None] for r in self.data_ref]
+            return _on_path(inputs, refs, alphas[draws])
 
         self._average(self.n, points)
         self._subtract_references()

@@ -38,8 +38,9 @@ class LRP(Method):
     rule_name : str, rule, or dict of those, default "simple"
         "simple", "epsilon", "alpha_beta", "gamma", "z_plus", "w_square", "flat", "pass", or a rule
         value such as `onnxplain.rules.AlphaBeta(2)`. A dict picks rules by innsight's layer names
-        ("Dense_Layer", "Conv2D_Layer", also without the suffix), ONNX operators ("Gemm") or
-        node names; the more special one wins, the rest is "simple".
+        ("Dense_Layer", "Conv2D_Layer", also without the suffix), ONNX operators ("Gemm"), node
+        names or modules ("features" for "features.0"); the more special one wins, the rest is
+        "simple".
     rule_param : float or dict of float, optional
         epsilon (default 0.01), alpha (default 0.5, beta = 1 - alpha) or gamma (default 0.25).
     winner_takes_all : bool, default True
@@ -223,7 +224,20 @@ def layer_name(node: Node, engine: Any) -> str | None:
 def _keys(node: Node, engine: Any) -> list[str]:
     """Return the names a rule can be picked by, the most special first."""
     layer = layer_name(node, engine)
-    return [node.name, *node.joined, node.op, *([layer, f"{layer}_Layer"] if layer else [])]
+    layers = [layer, f"{layer}_Layer"] if layer else []
+    return [node.name, *node.joined, *_modules(node.name), node.op, *layers]
+
+
+def _modules(name: str) -> list[str]:
+    """Return the modules a node is part of, the innermost first.
+
+    Examples
+    --------
+    >>> _modules("/features/features.0/Conv")
+    ['features/features.0', 'features/features', 'features']
+    """
+    name = name.strip("/")
+    return [name[:i] for i in range(len(name) - 1, 0, -1) if name[i] in "./"]
 
 
 def _lookup(choice: Any, keys: list[str], default: Any) -> Any:
