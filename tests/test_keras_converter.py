@@ -16,6 +16,7 @@ import onnxplain as ox
 from onnxplain.errors import (
     ArgumentError,
     DtypeError,
+    MissingPackageError,
     ModelError,
     ModelFileError,
     ShapeError,
@@ -481,6 +482,17 @@ def test_embedding(dtype):
     close(session.run(None, {session.get_inputs()[0].name: data}), predicted(model, [data]))
 
 
+def test_part_behind_an_embedding():
+    ids = keras.Input((7,), dtype="int32")
+    embedded = L.Embedding(6, 4, name="words")(ids)
+    model = randomised(keras.Model(ids, L.Dense(2)(L.Flatten()(L.Conv1D(3, 2)(embedded)))))
+    with pytest.raises(ModelError, match="no input of a float type"):
+        ox.convert(model)
+    rest = keras.Model(model.get_layer("words").output, model.output)
+    assert ox.convert(rest).input_dim == [(4, 7)]
+    agree(rest)
+
+
 def test_embedding_beside_numbers():
     ids, x = keras.Input((3,), dtype="int32"), keras.Input((4,))
     both = L.Concatenate()([L.Flatten()(L.Embedding(6, 2)(ids)), x])
@@ -501,7 +513,7 @@ def test_shared_layer_and_several_outputs():
     assert [o.name for o in convert(model).graph.output] == ["left", "right"]
     assert converter.output_dim == [(2,), (5,)]
     weights = [w.name for w in convert(model).graph.initializer]
-    assert len(weights) == 6, "each call has its weights"
+    assert sorted(weights) == ["left.bias", "left.weight", "shared.bias", "shared.weight"]
 
 
 def test_submodels_are_written_in_place():
@@ -566,6 +578,30 @@ def test_subclass_with_its_own_call_is_not_taken_for_its_base():
             return 2 * super().call(x)
 
     agree(sequential(TABLE, Doubled(3)))
+
+
+def test_sequential_with_its_own_call():
+    class Negative(keras.Sequential):
+        def call(self, x, training=None, mask=None):
+            return -super().call(x, training=training, mask=mask)
+
+    model = Negative([keras.Input(TABLE), L.Dense(3, "relu")])
+    (x,) = draw(model, 2)
+    converter = ox.convert(randomised(model), input_dim=TABLE)
+    np.testing.assert_allclose(converter(x)[0], predicted(model, [x])[0], atol=1e-6)
+
+
+def test_inputs_and_outputs_by_name():
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    made = {"z": L.Dense(2, name="last")(left), "y": L.Subtract(name="difference")([left, right])}
+    model = randomised(keras.Model({"right": right, "left": left}, made))
+    rng = np.random.default_rng(0)
+    data = {name: rng.normal(size=(2, 3)).astype("float32") for name in ("right", "left")}
+    outputs = [o.name for o in convert(model).graph.output]
+    got = dict(zip(outputs, ox.convert(model)(data), strict=True))
+    want = model(data)
+    for name, key in (("last", "z"), ("difference", "y")):
+        np.testing.assert_allclose(got[name], K.convert_to_numpy(want[key]), atol=1e-6)
 
 
 def test_subclassed_model():
@@ -697,6 +733,7 @@ def test_inner_tensors_have_the_names_of_layers():
 # -- float64 ---------------------------------------------------------------------------------------
 
 
+@only_tensorflow  # Keras on torch adds biases in float32
 def test_float64_stays_float64():
     keras.config.set_floatx("float64")
     try:
@@ -949,6 +986,13 @@ def test_file_of_weights(tmp_path):
     sequential(TABLE, L.Dense(2)).save_weights(path)
     with pytest.raises(ModelFileError, match="weights only"):
         ox.convert(path)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_missing_keras_is_named_with_the_extra(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(MissingPackageError, match=r"needs keras: pip install 'onnxplain\[keras\]'"):
+        ox.convert(name)
 
 
 def test_file_with_code_is_not_run(tmp_path):

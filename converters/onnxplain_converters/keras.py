@@ -28,6 +28,7 @@ from onnx import helper
 from onnxplain.errors import (
     ArgumentError,
     DtypeError,
+    MissingPackageError,
     ModelError,
     ModelFileError,
     ShapeError,
@@ -88,8 +89,7 @@ def convert(
     >>> [node.name for node in convert(model).graph.node]
     ['hidden', 'hidden/Tanh']
     """
-    import keras
-
+    keras = _keras()
     if isinstance(model, (str, os.PathLike)):
         model = _loaded(os.fspath(model), custom_objects)
     if not isinstance(model, keras.Model):
@@ -102,6 +102,21 @@ def convert(
         return _written(model, inputs)
     except Unknown as error:
         return _by_tf2onnx(model, inputs, error)
+
+
+def _keras() -> Any:
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        if error.name == "keras":
+            raise
+        raise MissingPackageError(
+            f"Keras needs {error.name}: pip install tensorflow-cpu, or choose another backend by "
+            "the environment variable KERAS_BACKEND (torch or jax)"
+        ) from error
+    if not hasattr(keras, "ops"):
+        raise ModelError(f"Keras 3 is needed, {keras.__version__} is installed")
+    return keras
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -204,7 +219,7 @@ def _needed(model: Any, given: list[tuple[int, ...]] | None) -> list[tuple[int, 
 def _is_sequential(model: Any) -> bool:
     import keras
 
-    return isinstance(model, keras.Sequential)
+    return isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call
 
 
 def _build(model: Any, given: list[tuple[int, ...]], data_format: str) -> None:

@@ -77,7 +77,8 @@ class Graph:
         self.handlers: tuple[Callable[[Any], Any], ...] = ()
         self._reserved = reserved  # names of layers, kept for their first call
         self._names: set[str] = set()
-        self._scope, self._label, self._fresh = "model", "the model", False
+        self._scope, self._owner, self._label = "model", "model", "the model"
+        self._fresh = False
         self._transposed: dict[tuple[str, Order], str] = {}
 
     # -- names
@@ -85,18 +86,19 @@ class Graph:
     @contextmanager
     def layer(self, name: str, layer: Any, *, holds_layers: bool = False) -> Iterator[str]:
         """Name nodes by a layer while it is written."""
-        before = self._scope, self._label, self._fresh
+        before = self._scope, self._owner, self._label, self._fresh
         path = name if before[0] == "model" else f"{before[0]}/{name}"
+        owner = path  # all calls of a layer have the same weights
         path = path if holds_layers else self._unique(path, path)
         label = described(path, layer)
-        self._scope, self._label, self._fresh = path, label, not holds_layers
+        self._scope, self._owner, self._label, self._fresh = path, owner, label, not holds_layers
         try:
             yield path
         except Unknown as error:
             error.layer = error.layer or label
             raise
         finally:
-            self._scope, self._label, self._fresh = before
+            self._scope, self._owner, self._label, self._fresh = before
 
     def _unique(self, name: str, own: str | None = None) -> str:
         """Return the name with a number added if it is taken, and take it."""
@@ -153,11 +155,11 @@ class Graph:
         if dtype is None:
             dtype = np.int64 if array.dtype.kind in "iu" else self.dtype
         array = array.astype(dtype)
-        name = f"{self._scope}.{role}"
+        name = f"{self._owner}.{role}"
         k = 1
         while name in self.weights and not _same(self.weights[name], array):
             k += 1
-            name = f"{self._scope}.{role}_{k}"
+            name = f"{self._owner}.{role}_{k}"
         self.weights[name] = array
         return name
 
@@ -395,13 +397,12 @@ def functional(model: Any) -> Any:
 
     if not isinstance(model, keras.Model):
         return None
-    if isinstance(model, keras.Sequential):
-        return model._functional
-    # A subclass with its own call is not what its graph says.
     from keras.src.models.functional import Functional
 
-    is_plain = isinstance(model, Functional) and type(model).call is Functional.call
-    return model if is_plain else None
+    # A subclass with its own call is not what its graph says.
+    if isinstance(model, keras.Sequential):
+        return model._functional if type(model).call is keras.Sequential.call else None
+    return model if isinstance(model, Functional) and type(model).call is Functional.call else None
 
 
 def to_numpy(value: Any) -> np.ndarray:
