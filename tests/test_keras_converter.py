@@ -622,6 +622,31 @@ def test_subclassed_model():
     assert "last" in [node.name for node in convert(model, input_dim=(3, 8, 7)).graph.node]
 
 
+@pytest.mark.parametrize("as_list", [True, False])
+def test_subclassed_model_with_two_inputs(as_list):
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = L.Dense(3), L.Dense(3)
+
+        if as_list:
+
+            def call(self, inputs):
+                return self.left(inputs[0]) * self.right(inputs[1])
+
+        else:
+
+            def call(self, a, b):
+                return self.left(a) * self.right(b)
+
+    model = Both()
+    xs = [np.random.default_rng(i).normal(size=(2, 3 + i)).astype("float32") for i in (0, 1)]
+    model(*([xs] if as_list else xs))
+    converter = ox.convert(randomised(model), input_dim=[(3,), (4,)])
+    want = K.convert_to_numpy(model(*([xs] if as_list else xs)))
+    np.testing.assert_allclose(converter(xs)[0], want, atol=1e-6)
+
+
 # The smallest inputs that the architectures take.
 APPLICATIONS = {
     "VGG16": (32, {}),

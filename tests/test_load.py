@@ -15,7 +15,7 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 
 from onnxplain.errors import ModelError, ModelFileError
-from onnxplain.graph import load
+from onnxplain.graph import load, tensors
 from onnxplain.graph.load import NEWEST_OPSET, RawModel, RawNode, ValueSpec, read_model
 
 HEADER = '<ir_version: 9, opset_import: ["": 17]>'
@@ -804,7 +804,7 @@ def test_bad_external_weights_are_refused(tmp_path, stored, message):
 
 
 def test_packed_weights_cannot_be_multiplied_without_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "MAX_UNPACKED_BYTES", 100)
+    monkeypatch.setattr(tensors, "MAX_UNPACKED_BYTES", 100)
     path = save(tmp_path, external((300,), TensorProto.INT4), bytes(150))
     with pytest.raises(ModelError, match="300 bytes, expected at most 100"):
         read_model(path)

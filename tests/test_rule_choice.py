@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from networks import graph
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.rules import AlphaBeta, Epsilon
 
 RNG = np.random.default_rng(0)

@@ -12,6 +12,7 @@ Which way a model goes is one rule:
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import operator
@@ -19,7 +20,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -157,11 +158,13 @@ def _quiet() -> Iterator[None]:
 # -- inputs ---------------------------------------------------------------------------------------
 
 
-class _Input:
-    """An input of the model: its name, its shape in Keras and the order shown to the user."""
+class _Input(NamedTuple):
+    """An input of the model: its shape in Keras, and the order that the user sees."""
 
-    def __init__(self, name: str, shape: Shape, order: Order, dtype: str):
-        self.name, self.shape, self.order, self.dtype = name, shape, order, dtype
+    name: str
+    shape: Shape
+    order: Order
+    dtype: str = "float32"
 
 
 def _given(input_dim: Any) -> list[tuple[int, ...]] | None:
@@ -224,7 +227,7 @@ def _is_sequential(model: Any) -> bool:
 
 def _build(model: Any, given: list[tuple[int, ...]], data_format: str) -> None:
     """Build a Sequential model, which gives it its (random) weights, as a first call would."""
-    shape, *_ = _shape(given[0], data_format)
+    shape, _ = _shape(given[0], data_format)
     try:
         model.build(shape)
     except Exception as error:
@@ -236,14 +239,14 @@ def _build(model: Any, given: list[tuple[int, ...]], data_format: str) -> None:
         raise ModelError(f"Keras cannot build a graph of the layers of {model.name!r}")
 
 
-def _shape(dim: Sequence[int], data_format: str) -> tuple[Shape, Order, str]:
-    """Return what Keras calls a shape that is given channels first."""
+def _shape(dim: Sequence[int], data_format: str) -> tuple[Shape, Order]:
+    """Return the shape in Keras of what is given channels first, and the order given."""
     rank = len(dim) + 1
     order = channels_first(rank, data_format)
     shape = [None] * rank
     for axis, n in zip(order[1:], dim, strict=True):
         shape[axis] = n
-    return tuple(shape), order, "float32"
+    return tuple(shape), order
 
 
 def _one_input(tensor: Any, data_format: str, given: tuple[int, ...] | None) -> _Input:
@@ -265,8 +268,7 @@ def _one_input(tensor: Any, data_format: str, given: tuple[int, ...] | None) -> 
         raise ShapeError(
             f"input_dim {given} does not fit input {name!r} of shape {_shown(presented)}{hint}"
         )
-    shape, order, _ = _shape(given, data_format)
-    return _Input(name, shape, order, tensor.dtype)
+    return _Input(name, *_shape(given, data_format), tensor.dtype)
 
 
 def _shown(dim: Sequence[int | None]) -> str:
@@ -309,9 +311,17 @@ def _outputs(graph: Graph, model: Any, tensors: list[Tensor]) -> tuple[list[Tens
     if function is not None:
         names = [x._keras_history.operation.name for x in function.outputs]
         return graph.run(function, tensors), names
-    outputs = graph.trace(model.call, tensors)
+    outputs = graph.trace(model.call, _arguments(model, tensors))
     many = len(outputs) > 1
     return outputs, [f"output_{i}" if many else "output" for i in range(1, len(outputs) + 1)]
+
+
+def _arguments(model: Any, tensors: Sequence[Any]) -> list[Any]:
+    """Return the arguments of a model's call: one list, or one argument per input."""
+    parameters = inspect.signature(model.call).parameters.values()
+    takes = [p for p in parameters if p.name not in ("training", "mask")]
+    single = len(takes) == 1 and takes[0].kind is not inspect.Parameter.VAR_POSITIONAL
+    return [list(tensors)] if single and len(tensors) > 1 else list(tensors)
 
 
 def _reserved(model: Any) -> set[str]:
@@ -408,7 +418,7 @@ def _tf2onnx(model: Any, inputs: Sequence[_Input]) -> onnx.ModelProto:
     signature = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in inputs]
 
     def function(*tensors: Any) -> Any:
-        return model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
+        return model(*_arguments(model, tensors), training=False)
 
     proto, _ = tf2onnx.convert.from_function(
         tf.function(function), input_signature=signature, opset=18

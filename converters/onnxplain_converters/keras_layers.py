@@ -309,10 +309,10 @@ def _group_norm(g: Graph, layer: Any, x: Tensor) -> Tensor:
 
 
 def _normalization(g: Graph, layer: Any, x: Tensor) -> Tensor:
+    import keras
+
     mean, variance = to_numpy(layer.mean), to_numpy(layer.variance)
-    deviation = np.maximum(np.sqrt(variance.astype(g.dtype)), np.finfo(np.float32).tiny)
-    # Keras guards against 0 with the epsilon of its backend, 1e-7.
-    deviation = np.maximum(deviation, _keras_epsilon())
+    deviation = np.maximum(np.sqrt(variance.astype(g.dtype)), keras.config.epsilon())
     x = g.as_float(x)
     if layer.invert:
         y = g.like("Mul", x, g.constant(deviation, x, "deviation"))
@@ -321,17 +321,11 @@ def _normalization(g: Graph, layer: Any, x: Tensor) -> Tensor:
     return g.like("Div", y, g.constant(deviation, y, "deviation"))
 
 
-def _keras_epsilon() -> float:
+def _rescaling(g: Graph, layer: Any, x: Tensor) -> Tensor:
     import keras
 
-    return keras.config.epsilon()
-
-
-def _rescaling(g: Graph, layer: Any, x: Tensor) -> Tensor:
     x = g.as_float(x)
     scale, offset = to_numpy(layer.scale), to_numpy(layer.offset)
-    import keras
-
     if scale.ndim and keras.config.image_data_format() == "channels_first":
         raise g.unknown("a scale per channel with image_data_format 'channels_first'")
     y = g.like("Mul", x, g.constant(scale, x, "scale"))
