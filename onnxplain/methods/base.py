@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..converter import Converter
 
 # Bytes of tensors and signals that one chunk may hold: a few times the cache of a processor.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 8 * 2**20
 # More explained outputs than fit into this are walked back in turns.
 SIGNAL_BYTES = 256 * 2**20
 LIKES = ("innsight",)
