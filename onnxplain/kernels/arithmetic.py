@@ -41,7 +41,6 @@ class Affine(Linear):
     """y = w x + b element by element, w and b constants that broadcast."""
 
     diagonal = True
-    since = 1
 
     @classmethod
     def accepts(cls, active):
@@ -140,7 +139,7 @@ class Scale(Affine, op="Mul"):
 
 
 class DivScale(Affine, op="Div"):
-    """y = x / w, or w / x where only the divisor carries data (then elementwise)."""
+    """y = x / w."""
 
     @classmethod
     def accepts(cls, active):

@@ -162,11 +162,6 @@ def joint_shape(rec: Record, ref: Record | None, i: int) -> Shape:
 _REGISTRY: dict[tuple[str, str], list[tuple[int, type[Kernel]]]] = {}
 
 
-def normal_domain(domain: str) -> str:
-    """Return "" for both spellings of ONNX's own domain."""
-    return "" if domain == "ai.onnx" else domain
-
-
 def registered_ops() -> list[str]:
     """List the operators that have a kernel.
 

@@ -144,9 +144,6 @@ class PathMethod(GradientMethod):
                     part = xp.tensordot(w, s, axes=(0, 1))
                     total[i] = part if total[i] is None else total[i] + part
 
-    def _one_reference(self, x_ref: Any) -> list[Array]:
-        return one_reference(self, x_ref)
-
 
 def one_reference(method: Method, x_ref: Any) -> list[Array]:
     """Return a reference of one row per input; zeros if none is given."""
@@ -378,7 +375,7 @@ class IntegratedGradient(PathMethod):
         self.n, self.times_input, self.quadrature = check_count("n", n), times_input, quadrature
         alphas, weights = QUADRATURES[quadrature](self.n)
         self._prepare(converter, _required(data), **options)
-        self.x_ref = self._one_reference(x_ref)
+        self.x_ref = one_reference(self, x_ref)
         self._allocate(len(self.data[0]))
         refs = [self._engine.xp.asarray(r)[None] for r in self.x_ref]
 
