@@ -106,7 +106,8 @@ def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = 
         Tensors to compute instead of the model's outputs.
     """
     from .canonical import join
-    from .ml import expand, join_probabilities
+    from .expand import expand
+    from .ml import join_probabilities
 
     wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in raw.outputs)
     nodes = [_node(n, raw.opsets) for n in raw.nodes]

@@ -1,23 +1,21 @@
 """Graphs of ai.onnx.ml, as scikit-learn's exporter (skl2onnx) writes them.
 
-Three things are done to them. Outputs that are maps from class to probability become the tensor of
-probabilities. Linear models and scalers are written with ONNX's own operators. And the two columns
-1 - p and p of two classes become one sigmoid of the log-odds of either class, so that scores can be
-explained in the place of probabilities.
+Two things are done to them. Outputs that are maps from class to probability become the tensor of
+probabilities. And the two columns 1 - p and p of two classes become one sigmoid of the log-odds of
+either class, so that scores can be explained in the place of probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..kernels import find
-from ..kernels.ml import DOMAIN, Expanded, class_labels
+from ..kernels.ml import DOMAIN, class_labels
 from .canonical import Draft
-from .graph import Node, make_kernel
+from .graph import Node
 from .load import NEWEST_OPSET, RawModel, RawNode, ValueSpec
 
 # -- outputs --------------------------------------------------------------------------------------
@@ -83,72 +81,6 @@ def _classes(node: RawNode, raw: RawModel, made: Mapping[str, RawNode]) -> tuple
     return [], ""
 
 
-# -- operators ------------------------------------------------------------------------------------
-
-
-def expand(
-    nodes: Sequence[Node], weights: Mapping[str, np.ndarray]
-) -> tuple[list[Node], dict[str, np.ndarray]]:
-    """Return nodes and weights with linear models and scalers in ONNX's own operators."""
-    if not any(node.domain == DOMAIN for node in nodes):
-        return list(nodes), dict(weights)
-    tensors = {name for n in nodes for name in (*n.inputs, *n.outputs)} | weights.keys()
-    names = {node.name for node in nodes}
-    expanded, more = [], dict(weights)
-    for node in nodes:
-        cls = find(node.op, node.opset, (False,) * len(node.inputs), node.domain)
-        if cls is None or not issubclass(cls, Expanded):
-            expanded.append(node)
-            continue
-        kernel = make_kernel(node, (False,) * len(node.inputs))
-        writer = _Writer(node, cls.main, tensors, names, more)
-        kernel.expand(writer)
-        expanded += writer.nodes
-    return expanded, more
-
-
-@dataclass
-class _Writer:
-    """Collects what takes the place of a node."""
-
-    node_: Node
-    main: str
-    tensors: set[str]  # all taken names, of the graph and new ones
-    names: set[str]
-    weights: dict[str, np.ndarray]
-    nodes: list[Node] = field(default_factory=list)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return self.node_.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self.node_.outputs
-
-    def weight(self, value: Any) -> str:
-        name = _free(f"{self.node_.name}.weight", self.tensors)
-        self.weights[name] = np.asarray(value)
-        return name
-
-    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        own = self.node_.name
-        name = own if op == self.main else _free(f"{own}/{op}", self.names)
-        output = output or _free(f"{self.node_.outputs[-1]}/{op}", self.tensors)
-        self.nodes.append(Node(name, op, inputs, (output,), attributes, _OPSET, joined=(own,)))
-        return output
-
-
-_OPSET = 13  # of what is written here
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
 # -- probabilities --------------------------------------------------------------------------------
 
 
@@ -176,7 +108,7 @@ def _normalised_softmax(draft: Draft, node: Node) -> None:
         joined = softmax.joined or (softmax.name,)
         draft.replace(
             [node],
-            Node(node.name, "Identity", node.inputs, node.outputs, {}, _OPSET,
+            Node(node.name, "Identity", node.inputs, node.outputs, {}, 13,
                  joined=(*joined, node.name)),
         )  # fmt: skip
 

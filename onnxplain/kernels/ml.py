@@ -6,15 +6,15 @@ when a graph is built, so that a `LinearClassifier` is the dense layer and softm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, divide, namespace, on_device_of, to_host, unbroadcast
 from ..errors import ModelError, UnsupportedOpError, listed, shown
-from .base import Kernel, joint_shape
+from .base import joint_shape
 from .constants import Step
+from .expanded import Expanded, Writer
 from .families import Axis, Elementwise
 from .routing import Gather
 
@@ -45,31 +45,6 @@ def why_refused(op: str, domain: str) -> str | None:
 
 
 # -- written with ONNX's own operators ------------------------------------------------------------
-
-
-class Writer(Protocol):
-    """Takes what is written in the place of a node."""
-
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-
-    def weight(self, value: Any) -> str:
-        """Add a weight and return its name."""
-        ...
-
-    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node and return its output."""
-        ...
-
-
-class Expanded(Kernel):
-    """An operator that other operators take the place of when a graph is built."""
-
-    main: ClassVar[str]  # the operator among them that keeps the node's name
-
-    def expand(self, writer: Writer) -> None:
-        """Write the operators that compute the same."""
-        raise NotImplementedError
 
 
 def _as_float(writer: Writer, tensor: str) -> str:
