@@ -8,7 +8,8 @@ the tensor they belong to: the explained outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -143,6 +144,25 @@ def fold(g: Array) -> Array:
 def unfold(g: Array, k: int) -> Array:
     """Undo `fold`: (k n, ...) to (k, n, ...)."""
     return g.reshape((k, g.shape[0] // k, *g.shape[1:]))
+
+
+# -- what is made of weights once -------------------------------------------------------------
+
+_DERIVED_BYTES = 32 * 2**20  # larger results are made again each time: memory counts more there
+_DERIVED: dict[tuple[int, str], tuple[weakref.ref, Any]] = {}
+
+
+def derived(w: Array, name: str, make: Callable[[Array], Any]) -> Any:
+    """Return make(w), kept under `name` for as long as the array `w` itself lives."""
+    key = (id(w), name)
+    found = _DERIVED.get(key)
+    if found is not None and found[0]() is w:
+        return found[1]
+    value = make(w)
+    parts = value if isinstance(value, tuple) else (value,)
+    if sum(p.nbytes for p in parts if p is not None) <= _DERIVED_BYTES:
+        _DERIVED[key] = weakref.ref(w, lambda _: _DERIVED.pop(key, None)), value
+    return value
 
 
 # -- windows ------------------------------------------------------------------------------------

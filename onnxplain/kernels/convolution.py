@@ -19,6 +19,7 @@ from ..arrays import (
     window_slices,
 )
 from ..errors import ModelError
+from . import winograd
 from .families import Linear
 
 # Unfolded windows are made for so many bytes at a time: they stay near the cache.
@@ -102,6 +103,8 @@ def convolve(x: Array, w: Array, win: Windows, groups: int) -> Array:
     n, c = x.shape[:2]
     o = w.shape[0]
     out = checked_shape(win.out(x.shape[2:]))
+    if winograd.pays(w, win, groups, out):
+        return winograd.convolve(x, w, win.pads)
     padded = pad_spatial(x, win.pads)
     if groups == c == o:
         return _depthwise(padded, w, win, out)
@@ -129,6 +132,8 @@ def convolve_back(g: Array, shape: Shape, w: Array, win: Windows, groups: int) -
     xp = namespace(g)
     n, c, *spatial = shape
     o, out = g.shape[1], g.shape[2:]
+    if winograd.pays(w, win, groups, shape[2:]) and win.out(spatial) == out:
+        return winograd.convolve_back(g, w, win.pads)
     padded = [s + a + b for s, (a, b) in zip(spatial, win.pads, strict=True)]
     gx = xp.zeros((n, c, *padded), g.dtype)
     depthwise = groups == c == o

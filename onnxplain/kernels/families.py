@@ -23,6 +23,7 @@ import numpy as np
 from ..arrays import (
     Array,
     Shape,
+    derived,
     divide,
     fold,
     lead,
@@ -30,7 +31,6 @@ from ..arrays import (
     namespace,
     negative,
     positive,
-    stabilise,
     unbroadcast,
     unfold,
 )
@@ -142,7 +142,7 @@ class Linear(Kernel):
         """Return the positive and the negative weights; None stands for zero weights."""
         if isinstance(w, int | float):
             return (w, None) if w >= 0 else (None, w)
-        return positive(w), negative(w)
+        return derived(w, "split", lambda v: (positive(v), negative(v)))
 
     def map_weights(self, w: Any, f: Any) -> Any:
         """Apply an elementwise function to the weights."""
@@ -298,7 +298,7 @@ class Merge(Kernel):
                 note.add("bias", share * (len(self.active) - sum(self.active)))
             return self._each(rec, None, lambda i, c, shape: unbroadcast(share, shape))
         z = rec.outputs[0]
-        d = stabilise(z, rule.rule.stabiliser(z.dtype))
+        d = rule.rule.secure(z)
         s = r[0] / d
         if note is not None:
             note.add("stabiliser", s * (d - z))
@@ -371,7 +371,7 @@ class Product(Kernel):
         """Half to each factor, shared like a linear map (Achtibat et al. 2024, AttnLRP)."""
         a, b = rec.inputs[:2]
         z = rec.outputs[0]
-        d = stabilise(z, rule.rule.stabiliser(z.dtype))
+        d = rule.rule.secure(z)
         s = 0.5 * r[0] / d
         if note is not None:
             note.add("stabiliser", 2 * s * (d - z))
