@@ -101,7 +101,8 @@ class Elementwise(Kernel):
         x, y, params = self._values(rec)
         x0, y0, _ = self._values(ref)
         i = self.position
-        out = rule.rule.elementwise(self, (x, y, x0, y0, *params), m[0], parts(i))
+        split = parts(i) if rule.rule.splits else None
+        out = rule.rule.elementwise(self, (x, y, x0, y0, *params), m[0], split)
         shape = joint_shape(rec, ref, i)
         return self.at(i, both(lambda s: unbroadcast(s, shape), out))
 
@@ -441,7 +442,8 @@ class Selector(Kernel):
             return self.at(0, self._surrogate(x, x0, y, y0, m[0], shape))
         if not rule.cross_maximum:
             return self.at(0, self.send(m[0], x, y, shape))
-        return self.at(0, self._cross(x, x0, y, y0, m[0], shape))
+        signal = m[0] * (y != y0) if rule.moved_maxima_only else m[0]
+        return self.at(0, self._cross(x, x0, y, y0, signal, shape))
 
     def _cross(self, x, x0, y, y0, m, shape):
         """Credit a rise to where x has its maximum, a fall to where the reference has it.

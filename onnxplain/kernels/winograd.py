@@ -10,6 +10,8 @@ Lavin and Gray (2016), Fast algorithms for convolutional neural networks.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,67 +66,115 @@ def _correlate(x: Array, u: Array, pads: Pads) -> Array:
     n, _, h, w = x.shape
     (top, bottom), (left, right) = pads
     out = (h + top + bottom - 2, w + left + right - 2)
-    y = namespace(x).empty((n, u.shape[1], *out), x.dtype)
+    xp = namespace(x)
+    y = xp.empty((n, u.shape[1], *out), x.dtype)
     high, wide = -(-out[0] // 2), -(-out[1] // 2)
     most = n * high * wide if is_device(x) else _TILES
     rows = max(1, min(high, most // wide))
     images = max(1, most // (high * wide))
+    room = _room(xp, x.dtype)
     for i in range(0, n, images):
         for row in range(0, high, rows):
-            block = _padded(x[i : i + images], 2 * row, min(rows, high - row), wide, (top, left))
-            _put(u @ _tiles(block), y[i : i + images, :, 2 * row : 2 * (row + rows)])
+            some = x[i : i + images].swapaxes(0, 1)
+            first = (2 * row - top, -left)
+            tiles = _tiles(_phases(some, first, min(rows, high - row), wide, room), room)
+            products = xp.matmul(u, tiles, out=room("products", *u.shape[:2], tiles.shape[-1]))
+            _put(products, y[i : i + images, :, 2 * row : 2 * (row + rows)], room)
     return y
 
 
-def _padded(x: Array, first: int, rows: int, wide: int, begin: tuple[int, int]) -> Array:
-    """Return the input of some rows of tiles, padded, as (c, images, 2 rows + 2, 2 wide + 2)."""
-    n, c, h, w = x.shape
-    start, left = first - begin[0], begin[1]
-    height, width = 2 * rows + 2, 2 * wide + 2
-    block = namespace(x).zeros((c, n, height, width), x.dtype)
-    low, high, right = max(start, 0), min(start + height, h), min(left + w, width)
-    part = x[:, :, low:high, : right - left]
-    block[:, :, low - start : high - start, left:right] = part.swapaxes(0, 1)
-    return block
+def _room(xp: Any, dtype: np.dtype) -> _Room:
+    """Return this thread's room: new memory would cost more than what is computed in it."""
+    if xp is not np:
+        return _Room(xp, dtype)
+    rooms = vars(_THREAD).setdefault("rooms", {})
+    return rooms.setdefault(dtype.name, _Room(xp, dtype))
 
 
-def _tiles(block: Array) -> Array:
-    """Transform the data: (c, images, height, width) to 16 matrices (16, c, tiles)."""
-    xp = namespace(block)
-    c, n, height, width = block.shape
-    rows = xp.empty((4, c, n, height // 2 - 1, width), block.dtype)
-    _differences(xp, block.swapaxes(2, 3), rows.swapaxes(3, 4))
-    tiles = xp.empty((4, *rows.shape[:-1], width // 2 - 1), block.dtype)
-    _differences(xp, rows, tiles.swapaxes(0, 1))  # places row by row, as in the kernels
+_THREAD = threading.local()
+
+
+class _Room:
+    """Arrays that every block of a convolution computes in, so that they stay in the cache."""
+
+    def __init__(self, xp: Any, dtype: Any):
+        self.xp, self.dtype, self.arrays = xp, dtype, {}
+
+    def __call__(self, name: str, *shape: int) -> Array:
+        """Return an array of this shape; what it holds is left from the last block."""
+        size = math.prod(shape)
+        if name not in self.arrays or self.arrays[name].size < size:
+            self.arrays[name] = self.xp.empty(size, self.dtype)
+        return self.arrays[name][:size].reshape(shape)
+
+
+def _phases(x: Array, first: tuple[int, int], rows: int, wide: int, room: _Room) -> Array:
+    """Return even and odd rows and columns apart, (2, 2, c, images, rows + 1, wide + 1), padded.
+
+    `first` is where the first tile begins in x (c, images, h, w): before 0 lies padding.
+    """
+    cells = room("cells", 2, 2, *x.shape[:2], rows + 1, wide + 1)
+    cells.fill(0)
+    for a in (0, 1):
+        for b in (0, 1):
+            (to_r, from_r) = _every_second(first[0] + a, x.shape[2], rows + 1)
+            (to_c, from_c) = _every_second(first[1] + b, x.shape[3], wide + 1)
+            cells[a, b, :, :, to_r, to_c] = x[:, :, from_r, from_c]
+    return cells
+
+
+def _every_second(start: int, size: int, count: int) -> tuple[slice, slice]:
+    """Return which of start, start + 2, ... (count of them) lie in 0..size, and where."""
+    low = -(min(start, 0) // 2)
+    high = max(low, min(count, (size - start + 1) // 2))
+    return slice(low, high), slice(start + 2 * low, max(start + 2 * high - 1, 0), 2)
+
+
+def _tiles(cells: Array, room: _Room) -> Array:
+    """Transform the data to 16 matrices (16, c, tiles).
+
+    Rows of tiles follow each other with one number between them that belongs to none: so that
+    neighbours are neighbours in memory, and all sums run over long stretches of it.
+    """
+    xp = room.xp
+    _, _, c, n, rows, wide = cells.shape
+    across = room("across", 4, 2, c, n, rows - 1, wide)
+    _differences(xp, cells[0], cells[1], across, lambda v: (v[..., :-1, :], v[..., 1:, :]))
+    flat = across.reshape(4, 2, c, -1)
+    tiles = room("tiles", 4, 4, c, flat.shape[-1])
+    tiles[..., -1] = 0
+    along = tiles[..., :-1].swapaxes(0, 1)
+    _differences(xp, flat[:, 0], flat[:, 1], along, lambda v: (v[..., :-1], v[..., 1:]))
     return tiles.reshape(16, c, -1)
 
 
-def _differences(xp: Any, x: Array, out: Array) -> None:
-    """Put d0 - d2, d1 + d2, d2 - d1, d1 - d3 of each four numbers, two apart, into `out`."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    xp.subtract(even[..., :-1], even[..., 1:], out=out[0])
-    xp.add(odd[..., :-1], even[..., 1:], out=out[1])
-    xp.subtract(even[..., 1:], odd[..., :-1], out=out[2])
-    xp.subtract(odd[..., :-1], odd[..., 1:], out=out[3])
+def _differences(xp: Any, even: Array, odd: Array, out: Array, here_and_next: Any) -> None:
+    """Put d0 - d2, d1 + d2, d2 - d1, d1 - d3 of four neighbours into `out`."""
+    (d0, d2), (d1, d3) = here_and_next(even), here_and_next(odd)
+    xp.subtract(d0, d2, out=out[0])
+    xp.add(d1, d2, out=out[1])
+    xp.subtract(d2, d1, out=out[2])
+    xp.subtract(d1, d3, out=out[3])
 
 
-def _put(m: Array, y: Array) -> None:
+def _put(m: Array, y: Array, room: _Room) -> None:
     """Transform products (16, o, tiles) back and write them to a part of the output."""
-    xp = namespace(m)
     n, o, height, width = y.shape
     high, wide = -(-height // 2), -(-width // 2)
-    m = m.reshape(4, 4, o, n, high, wide)
-    for a, rows in enumerate(_sums(m)):
+    two = _sums(m.reshape(4, 4, o, -1), room("two", 2, 4, o, m.shape[-1]), room)
+    for a, rows in enumerate(two):
+        four = _sums(rows, room("four", 2, o, m.shape[-1]), room)
         part = y[:, :, a::2].swapaxes(0, 1)
-        for b, tile in enumerate(_sums(rows)):
-            cells = part[..., b::2]
-            xp.copyto(cells, tile[..., : cells.shape[2], : cells.shape[3]])
+        for b, tile in enumerate(four):
+            tile = tile.reshape(o, n, high, wide + 1)[:, :, : part.shape[2]]
+            part[..., b::2] = tile[..., : (width + 1 - b) // 2]
 
 
-def _sums(m: Array) -> tuple[Array, Array]:
+def _sums(m: Array, out: Array, room: _Room) -> Array:
     """Return m0 + m1 + m2 and m1 - m2 - m3."""
-    first = m[1] + m[2]
-    first += m[0]
-    second = m[1] - m[2]
-    second -= m[3]
-    return first, second
+    xp = room.xp
+    xp.add(m[1], m[2], out=out[0])
+    xp.add(out[0], m[0], out=out[0])
+    xp.subtract(m[1], m[2], out=out[1])
+    xp.subtract(out[1], m[3], out=out[1])
+    return out
