@@ -4,14 +4,17 @@ Three steps: `convert` a model, apply a method (`run_lrp`, `LRP`, ...), look at 
 (`get_result`, `plot`). The classes and the `run_*` functions are the same.
 """
 
-from . import rules
+from . import presets, rules
+from .comparison import Comparison, compare_models
 from .converter import Converter, convert
 from .errors import OnnxplainError
 from .kernels import registered_ops
+from .methods.cam import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop
 from .methods.connection_weights import ConnectionWeights
 from .methods.deeplift import DeepLift, DeepSHAP
 from .methods.gradients import ExpectedGradient, Gradient, IntegratedGradient, SmoothGrad
 from .methods.lrp import LRP
+from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
@@ -23,27 +26,44 @@ run_lrp = LRP
 run_deeplift = DeepLift
 run_deepshap = DeepSHAP
 run_cw = ConnectionWeights
+run_gradcam = GradCAM
+run_gradcampp = GradCAMPlusPlus
+run_guided_backprop = GuidedBackprop
+run_deconvnet = Deconvnet
 
 __all__ = [
     "LRP",
+    "Comparison",
     "ConnectionWeights",
     "Converter",
+    "Deconvnet",
     "DeepLift",
     "DeepSHAP",
     "ExpectedGradient",
+    "GradCAM",
+    "GradCAMPlusPlus",
     "Gradient",
+    "GuidedBackprop",
     "IntegratedGradient",
     "OnnxplainError",
     "SmoothGrad",
+    "compare_models",
     "convert",
+    "get_num_threads",
+    "presets",
     "registered_ops",
     "rules",
     "run_cw",
+    "run_deconvnet",
     "run_deeplift",
     "run_deepshap",
     "run_expgrad",
     "run_grad",
+    "run_gradcam",
+    "run_gradcampp",
+    "run_guided_backprop",
     "run_intgrad",
     "run_lrp",
     "run_smoothgrad",
+    "set_num_threads",
 ]

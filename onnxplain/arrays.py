@@ -109,6 +109,26 @@ def divide(a: Array, b: Array, otherwise: Array | float = 0.0) -> Array:
     return xp.where(zero, otherwise, a / xp.where(zero, 1, b))
 
 
+def finite(x: Array) -> Array:
+    """Return x with zeros in the place of infinities and NaN, such as the scores of masked keys."""
+    with np.errstate(all="ignore"):
+        if not is_device(x) and math.isfinite(x.sum()):  # in one pass that stores nothing
+            return x
+    xp = namespace(x)
+    return xp.where(xp.isfinite(x), x, x.dtype.type(0))
+
+
+def difference(x: Array, x0: Array) -> Array:
+    """Return x - x0, and 0 where both are the same infinity, as masked scores are."""
+    xp = namespace(x, x0)
+    infinite = xp.isinf(x0)
+    if not may_hold(infinite):
+        return x - x0
+    same = infinite & (x == x0)
+    zero = x.dtype.type(0)
+    return xp.where(same, zero, x) - xp.where(same, zero, x0)
+
+
 def positive(x: Array) -> Array:
     """Return max(x, 0)."""
     return namespace(x).maximum(x, x.dtype.type(0))

@@ -22,6 +22,10 @@ METHODS = {
     "deeplift": "DeepLift",
     "deepshap": "DeepSHAP",
     "cw": "ConnectionWeights",
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "guided": "GuidedBackprop",
+    "deconvnet": "Deconvnet",
 }
 
 ROWS_SHOWN = 10
@@ -69,6 +73,12 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is no list like 'a,b,c' of type {self.kind.__name__}", param, ctx)
 
 
+def node(text: str) -> Any:
+    """Return the index of a node, or what stands for nodes ("top1", "predicted")."""
+    return text if text.startswith("top") or text == "predicted" else int(text)
+
+
+NODES = Numbers(node, "I,J,...")
 INDICES, FLOATS, WORDS = Numbers(int, "I,J,..."), Numbers(float, "A,B,..."), Numbers(str, "A,B,...")
 FILE = click.Path(path_type=Path)
 INPUT_DIM = click.option(
@@ -76,6 +86,9 @@ INPUT_DIM = click.option(
     type=INDICES,
     multiple=True,
     help="Shape without batch axis where the model leaves it open; once for each input.",
+)
+INPUTS = click.option(
+    "--inputs", type=WORDS, help="Tensors to attribute to in models of tokens: their embedding."
 )
 OUTPUTS = click.option(
     "--outputs", type=WORDS, help="Tensors of the graph to explain, not the model's outputs."
@@ -96,8 +109,13 @@ def main() -> None:
 @click.option("--method", type=click.Choice(list(METHODS)), help="Show how each node is treated.")
 @INPUT_DIM
 @OUTPUTS
+@INPUTS
 def inspect_model(
-    model: Path, method: str | None, input_dim: tuple, outputs: list[str] | None
+    model: Path,
+    method: str | None,
+    input_dim: tuple,
+    outputs: list[str] | None,
+    inputs: list[str] | None,
 ) -> None:
     """Show what MODEL consists of and which methods can explain it."""
     from onnxplain.converter import Converter
@@ -106,7 +124,7 @@ def inspect_model(
     existing(model)
     raw = read_model(model)
     click.echo(describe_file(model, raw))
-    converter = Converter(raw, shapes(input_dim), outputs=outputs)
+    converter = Converter(raw, shapes(input_dim), outputs=outputs, inputs=inputs)
     click.echo(describe_joined(converter.graph))
     if method:
         click.echo(coverage_table(converter.coverage(METHODS[method])))
@@ -183,16 +201,19 @@ def explain_options(command: Callable) -> Callable:
         click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
         # what is explained
         OUTPUTS,
+        INPUTS,
         click.option(
             "--output-idx",
-            type=INDICES,
+            type=NODES,
             multiple=True,
-            help="Output nodes to explain; once for each output of the model, '-' for none of it.",
+            help="Output nodes to explain (or top1, top3, ..., predicted); once for each output of "
+            "the model, '-' for none of it.",
         ),
         click.option(
             "--output-label", type=WORDS, multiple=True, help="The same by the names of the nodes."
         ),
         click.option("--output-names", type=WORDS, help="Names for the nodes of the output."),
+        click.option("--layer", type=WORDS, help="Tensors of the graph to attribute to."),
         click.option("--keep-last-act", is_flag=True, help="Explain behind the last activation."),
         # how
         click.option(
@@ -211,6 +232,9 @@ def explain_options(command: Callable) -> Callable:
         click.option("--noise-level", type=float, help="Noise of smoothgrad."),
         click.option("--quadrature", help="Integration rule of intgrad."),
         click.option("--times-input/--not-times-input", default=None),
+        click.option("--relu/--no-relu", default=None, help="Positive values only (gradcam)."),
+        click.option("--upsample/--no-upsample", default=None, help="Maps of the input's size."),
+        click.option("--guided", is_flag=True, default=None, help="Guided Grad-CAM."),
         click.option("--like", help="Follow another library's conventions, e.g. innsight."),
         # the data
         click.option("--columns", type=WORDS, help="Columns of a table, in the model's order."),
@@ -273,7 +297,7 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
         write_result(result, options["out"])
         click.echo(f"wrote {options['out']}")
     if options["plot"]:
-        write_plot(result, options["plot"], options["data_idx"], **selection(arguments))
+        write_plot(result, options["plot"], options["data_idx"], **selection(arguments, result))
         click.echo(f"wrote {options['plot']}")
 
 
@@ -314,9 +338,10 @@ def cell(value: Any, kind: str) -> str:
     return f"{'-' if value is None else format(float(value), kind):>13}"
 
 
-def selection(arguments: dict[str, Any]) -> dict[str, Any]:
+def selection(arguments: dict[str, Any], result: Any) -> dict[str, Any]:
     """Return which nodes to draw: all that were asked for, else the first."""
-    return {key: arguments[key] for key in ("output_idx", "output_label") if arguments[key]}
+    asked = arguments["output_idx"] or arguments["output_label"]
+    return {"output_idx": result.output_idx} if asked else {}
 
 
 def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dict[str, Any]:
@@ -330,6 +355,9 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
         "noise_level": options["noise_level"],
         "quadrature": options["quadrature"],
         "times_input": options["times_input"],
+        "relu": options["relu"],
+        "upsample": options["upsample"],
+        "guided": options["guided"],
     }
     given = {key: value for key, value in own.items() if value is not None}
     allowed = parameters(explainer)
@@ -352,6 +380,7 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
         "batch_size": options["batch_size"],
         "seed": options["seed"],
         "like": options["like"],
+        "layer": options["layer"],
         "verbose": False if options["quiet"] else None,
     }
 
@@ -399,6 +428,7 @@ def load(model: Path, data: Sequence[Path], options: dict[str, Any]) -> tuple[An
         "input_dim": shapes(options["input_dim"]),
         "output_names": options["output_names"],
         "outputs": options["outputs"],
+        "inputs": options["inputs"],
     }
     converter = onnxplain.convert(model, **known)
     if data and data[0].suffix.lower() in TABLES:

@@ -28,7 +28,8 @@ from .errors import (
     listed,
     shown,
 )
-from .graph.batch import examine
+from .graph.batch import Trial, examine, random_rows, run
+from .graph.cut import embeddings, head
 from .graph.graph import Graph, build
 from .graph.last import without_last_activation
 from .graph.layout import channels_last
@@ -53,6 +54,7 @@ def convert(
     save_model_as_dict: bool = False,
     *,
     outputs: Sequence[str] | None = None,
+    inputs: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Converter:
     """Make a model ready to be explained.
@@ -75,6 +77,10 @@ def convert(
         converted again; an error where the format cannot express the model.
     outputs : sequence of str, optional
         Names of tensors of the graph to take as outputs instead of the model's own.
+    inputs : str or sequence of str, optional
+        Names of tensors of the graph that values are attributed to instead of the inputs. Models of
+        tokens need one: the output of their embedding. Data are given as the model takes them, and
+        so are references; without one the reference is zeros at these tensors.
     **options
         Further arguments of the converter for this kind of model.
 
@@ -118,7 +124,8 @@ def convert(
         raise UnknownArgumentError(
             f"convert has no argument {next(iter(options))!r} for an ONNX model"
         )
-    converter = Converter(read_model(model), input_dim, input_names, output_names, dtype, outputs)
+    raw = read_model(model)
+    converter = Converter(raw, input_dim, input_names, output_names, dtype, outputs, inputs)
     if save_model_as_dict:
         from onnxplain_converters.to_layers import to_layers
 
@@ -205,6 +212,7 @@ class Converter:
         output_names: Any = None,
         dtype: Any = "float",
         outputs: Sequence[str] | None = None,
+        inputs: str | Sequence[str] | None = None,
     ) -> None:
         classes = class_names(raw)
         raw = without_maps(raw)
@@ -212,13 +220,20 @@ class Converter:
         self.dtype = dtype
         self.model_as_dict: dict[str, Any] | None = None
         self.model_hash = raw.sha256
+        sources = [] if inputs is None else _tensor_names(inputs, "inputs")
+        if not sources:
+            _check_float_input(raw)
+        _check_computed(sources, raw)
         self.input_dim = _input_shapes(raw.inputs, input_dim)
-        wanted = _float_outputs(raw) if outputs is None else _tensor_names(outputs)
-        graph, self.trial = examine(build(raw, outputs=wanted), self.input_dim)
+        wanted = _float_outputs(raw) if outputs is None else _tensor_names(outputs, "outputs")
+        built = build(raw, outputs=wanted, sources=sources)
+        graph, self.trial = examine(built, self.input_dim)
+        _check_sources(graph, self.trial, self.input_dim)
         explained = [name for name in wanted if name in graph.active]
         if not explained:
             raise ModelError(
-                f"none of the outputs {listed(wanted)} depends on the float inputs of the model "
+                f"none of the outputs {listed(wanted)} depends on "
+                f"{listed(sources) or 'the float inputs of the model'} "
                 "in a way that can be explained; choose inner tensors, "
                 "convert(model, outputs=[...])"
             )
@@ -346,29 +361,74 @@ def _float_outputs(raw: RawModel) -> list[str]:
     return found
 
 
-def _tensor_names(outputs: Any) -> list[str]:
-    """Check the names of tensors that a user wants as outputs."""
-    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+def _tensor_names(given: Any, what: str) -> list[str]:
+    """Check the names of tensors that a user wants as outputs or inputs."""
+    if isinstance(given, str) and what == "inputs":
+        given = [given]
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise SelectionError(
-            f"outputs must be a list of names of tensors, such as ['y'], got {shown(outputs)}"
+            f"{what} must be a list of names of tensors, such as ['y'], got {shown(given)}"
         )
-    names = list(outputs)
+    names = list(given)
     if not names or not all(isinstance(name, str) for name in names):
-        raise SelectionError(f"outputs must be names of tensors, at least one, got {shown(names)}")
+        raise SelectionError(f"{what} must be names of tensors, at least one, got {shown(names)}")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise SelectionError(f"outputs names {shown(twice[0])} twice; name each tensor once")
+        raise SelectionError(f"{what} names {shown(twice[0])} twice; name each tensor once")
     return names
+
+
+def _check_float_input(raw: RawModel) -> None:
+    """Whole numbers cannot be explained; what is looked up for them can."""
+    if any(is_float(spec.dtype) for spec in raw.inputs):
+        return
+    came = listed(f"{s.name} ({s.dtype})" for s in raw.inputs) or "there is no input at all"
+    found = embeddings(raw)
+    advice = "convert(model, inputs=['name']) takes inner tensors, such as the embedding of tokens"
+    if found:
+        advice = f"attribute to an embedding: convert(model, inputs={found[:1]})"
+        advice += f", or another of {listed(found[1:], 5, 60)}" if found[1:] else ""
+    raise ModelError(f"the model has no input of a float type: {came}; {advice}")
+
+
+def _check_computed(sources: Sequence[str], raw: RawModel) -> None:
+    """Refuse constants and whole-number inputs as what values are attributed to."""
+    whole = [spec.name for spec in raw.inputs if not is_float(spec.dtype)]
+    for name in sources:
+        if name in raw.initializers or name in whole:
+            kind = "whole numbers" if name in whole else "constants"
+            raise SelectionError(
+                f"inputs names {shown(name)}, which holds {kind}; name a float tensor that is "
+                "computed from the data, such as the output of an embedding"
+            )
+
+
+def _check_sources(graph: Graph, trial: Trial, input_dim: Sequence[Shape]) -> None:
+    """Refuse tensors as inputs that hold whole numbers or have no row for each instance."""
+    if not graph.sources:
+        return
+    values = run(head(graph, graph.sources), random_rows(graph.inputs, input_dim, _rows(graph)))
+    for name in graph.sources:
+        if values[name] is None or not is_float(values[name].dtype):
+            kind = "constants" if values[name] is None else f"whole numbers ({values[name].dtype})"
+            raise SelectionError(
+                f"inputs names {shown(name)}, which holds {kind}; name a float tensor that is "
+                "computed from the data, such as the output of an embedding"
+            )
+        if values[name].shape[:1] != (_rows(graph),) or name not in trial.shapes:
+            raise SelectionError(
+                f"inputs names {shown(name)} of shape {values[name].shape} for "
+                f"{counted(_rows(graph), 'row')}: its first axis is not the batch, or no output "
+                "depends on it"
+            )
+
+
+def _rows(graph: Graph) -> int:
+    return graph.fixed_batch or 2
 
 
 def _input_shapes(specs: Sequence[ValueSpec], given: Any) -> list[Shape]:
     """Return the shapes of the inputs without batch axis, from the model and the user."""
-    if not any(is_float(s.dtype) for s in specs):
-        came = listed(f"{s.name} ({s.dtype})" for s in specs) or "there is no input at all"
-        raise ModelError(
-            f"the model has no input of a float type: {came}; "
-            "cut it behind what turns its inputs into numbers, and export that part"
-        )
     shapes = _given_shapes(given, len(specs))
     return [_one_shape(spec, shape) for spec, shape in zip(specs, shapes, strict=True)]
 

@@ -26,6 +26,8 @@ WALKS = {
 _OF_METHOD = {name: walk for walk, names in WALKS.items() for name in names} | {
     "expectedgradient": "gradient",
     "expgrad": "gradient",
+    **dict.fromkeys(("gradcam", "gradcam++", "gradcampp", "gradcamplusplus"), "gradient"),
+    **dict.fromkeys(("guidedbackprop", "guided", "deconvnet"), "gradient"),
 }
 
 

@@ -1,23 +1,18 @@
-"""Labels of inputs and outputs: defaults, the user's own, and how indices and labels are chosen."""
+"""Labels of inputs and outputs: defaults and the user's own."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from .errors import SelectionError, ShapeError, counted, listed, shown
+from .errors import SelectionError, ShapeError, listed
 
 Shape = tuple[int, ...]
 AxisNames = list[list[str]]  # labels of every axis of one input or output
 
 _AXIS_LETTERS = {1: ("X",), 2: ("C", "L"), 3: ("C", "H", "W"), 4: ("C", "D", "H", "W")}
 LETTERS_LAST = {2: ("L", "C"), 3: ("H", "W", "C")}  # of inputs that have their channels last
-MAX_DEFAULT_OUTPUTS = 10
 
 
 def default_names(shape: Shape, letters: Sequence[str] | None = None) -> AxisNames:
@@ -107,142 +102,3 @@ def node_labels(names: AxisNames) -> list[str]:
     for i, axis in enumerate(names):
         labels = [f"{a}:{b}" if i else b for a in labels for b in axis]
     return labels
-
-
-# -- which outputs are explained ------------------------------------------------------------------
-
-
-def select_outputs(
-    output_idx: Any, output_label: Any, shapes: Sequence[Shape], names: Sequence[AxisNames]
-) -> list[list[int] | None]:
-    """Return, per output of the model, the flat indices of the nodes to explain or None.
-
-    A list of nodes means the first output, a list of lists one per output. A node is a flat index,
-    or a tuple with one index per axis. Without a choice these are the first ten nodes of the first
-    output.
-    """
-    if isinstance(output_idx, tuple) and len(shapes[0]) > 1:
-        output_idx = [output_idx]  # one place of an output with several axes
-    by_index = _per_output(output_idx, len(shapes), "output_idx")
-    by_label = _per_output(output_label, len(shapes), "output_label")
-    if by_index is None and by_label is None:
-        first = min(MAX_DEFAULT_OUTPUTS, math.prod(shapes[0]))
-        return [list(range(first)), *[None] * (len(shapes) - 1)]
-    chosen = _indices(by_index, shapes) if by_index is not None else None
-    labelled = _labelled(by_label, names) if by_label is not None else None
-    if (
-        chosen is not None
-        and labelled is not None
-        and list(map(_sorted, chosen)) != list(map(_sorted, labelled))
-    ):
-        raise SelectionError(
-            f"output_idx {shown(output_idx)} and output_label {shown(output_label)} "
-            "denote different nodes; give one of them"
-        )
-    result = chosen if chosen is not None else labelled or []
-    if not any(result):
-        raise SelectionError("no output node is selected; leave output_idx away for the first ten")
-    for nodes, axes in zip(result, names, strict=True):
-        _check_once(nodes, axes)
-    return [nodes or None for nodes in result]
-
-
-def _check_once(nodes: list[int] | None, axes: AxisNames) -> None:
-    """A node explained twice would have two results under one label."""
-    twice = [n for n, count in Counter(nodes or ()).items() if count > 1]
-    if twice:
-        label = node_labels(axes)[twice[0]]
-        raise SelectionError(f"node {twice[0]} ({label}) is selected twice; name each node once")
-
-
-def _sorted(values: list[int] | None) -> list[int] | None:
-    return None if values is None else sorted(values)
-
-
-def _per_output(choice: Any, n: int, what: str) -> list | None:
-    """Return a list with one entry per output; a plain list of nodes means the first output."""
-    if choice is None:
-        return None
-    if isinstance(choice, (Mapping, set, frozenset, bytes)):
-        raise SelectionError(
-            f"{what} is of type {type(choice).__name__}; give a node, a list of nodes, or a list "
-            "of lists with one per output"
-        )
-    choice = list(choice) if _is_listing(choice) or isinstance(choice, tuple) else [choice]
-    nested = any(c is None or _is_listing(c) for c in choice)
-    layers = choice if nested else [choice]
-    if len(layers) > n:
-        raise SelectionError(
-            f"{what} has {len(layers)} entries, the model has {counted(n, 'output')}"
-        )
-    return [_nodes(c) for c in layers] + [None] * (n - len(layers))
-
-
-def _is_listing(choice: Any) -> bool:
-    """Tell a list of nodes from a node; tuples and texts are nodes."""
-    single = isinstance(choice, (str, bytes, tuple)) or getattr(choice, "ndim", 1) == 0
-    return isinstance(choice, Iterable) and not single
-
-
-def _nodes(layer: Any) -> list | None:
-    if layer is None:
-        return None
-    return list(layer) if _is_listing(layer) else [layer]
-
-
-def _indices(layers: list, shapes: Sequence[Shape]) -> list[list[int] | None]:
-    return [
-        None if layer is None else [_flat_index(i, shape, f"output {j}") for i in layer]
-        for j, (layer, shape) in enumerate(zip(layers, shapes, strict=True))
-    ]
-
-
-def _flat_index(index: Any, shape: Shape, output: str) -> int:
-    n = math.prod(shape)
-    if isinstance(index, tuple):
-        if len(index) == len(shape) and all(
-            _is_whole(i) and 0 <= i < m for i, m in zip(index, shape, strict=True)
-        ):
-            return int(np.ravel_multi_index(index, shape))
-        raise SelectionError(
-            f"output_idx {shown(index)} denotes no node of {output} of shape {shape}; "
-            "give one index per axis, from 0"
-        )
-    if not _is_whole(index):
-        raise SelectionError(
-            f"output_idx must hold whole numbers from 0 to {n - 1}, got {shown(index)}; "
-            "names go into output_label"
-        )
-    if not 0 <= index < n:
-        raise SelectionError(
-            f"output_idx {index} is out of range: {output} has {n} nodes, 0 to {n - 1}"
-        )
-    return int(index)
-
-
-def _is_whole(index: Any) -> bool:
-    return isinstance(index, (int, np.integer)) and not isinstance(index, bool)
-
-
-def _labelled(layers: list, names: Sequence[AxisNames]) -> list[list[int] | None]:
-    return [
-        None if layer is None else [_label_index(v, labels) for v in layer]
-        for layer, labels in zip(layers, map(node_labels, names), strict=True)
-    ]
-
-
-def _label_index(label: Any, labels: list[str]) -> int:
-    if not isinstance(label, str):
-        raise SelectionError(
-            f"output_label must hold names, got {shown(label)}; numbers go into output_idx"
-        )
-    count = labels.count(label)
-    if count == 0:
-        raise SelectionError(
-            f"output_label {shown(label)} is unknown; the labels are {listed(labels)}"
-        )
-    if count > 1:
-        raise SelectionError(
-            f"output_label {shown(label)} is the name of {count} nodes; choose by output_idx"
-        )
-    return labels.index(label)

@@ -8,13 +8,15 @@ merges columns of a result shortens the names with it and everything else follow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from .arrays import to_host
-from .errors import ArgumentError, MissingPackageError, ShapeError
+from .conventions import differences
+from .errors import ArgumentError, MissingPackageError, SelectionError, ShapeError, shown
 
 INPUT_AXES = {
     2: ("channel", "length"),
@@ -148,9 +150,14 @@ def selected_outputs(method: Any) -> list[int]:
 
 
 def output_labels(method: Any, j: int) -> list[str]:
-    """Labels of the selected nodes of output `j`; with several axes joined as in "H1:W2"."""
-    axes = method.output_names[j]
-    places = np.unravel_index(np.asarray(method.output_idx[j], int), [len(axis) for axis in axes])
+    """Labels of the selected nodes of output `j`; with several axes joined as in "H1:W2".
+
+    Nodes that differ from row to row and weighted sums have labels of their own.
+    """
+    axes, idx = method.output_names[j], method.output_idx[j]
+    if _are_named(idx):
+        return list(idx)
+    places = np.unravel_index(np.asarray(idx, int), [len(axis) for axis in axes])
     nodes = zip(*places, strict=True)
     return [":".join(str(axis[k]) for axis, k in zip(axes, n, strict=True)) for n in nodes]
 
@@ -183,7 +190,15 @@ def predictions(method: Any, s: int) -> np.ndarray | None:
         return None
     j = selected_outputs(method)[s]
     full = to_host(method.preds[j])
-    return full.reshape(len(full), -1)[:, np.asarray(method.output_idx[j], int)]
+    flat = full.reshape(len(full), -1)
+    if _are_named(method.output_idx[j]):
+        return method.values_of(s, flat)
+    return flat[:, np.asarray(method.output_idx[j], int)]
+
+
+def _are_named(idx: Sequence[Any]) -> bool:
+    """Tell "top1", ... and sums from flat indices."""
+    return any(isinstance(node, str) for node in idx)
 
 
 def decomposition(method: Any, s: int, field: str) -> np.ndarray | None:
@@ -243,6 +258,49 @@ def _sum_over_inputs(method: Any, s: int) -> np.ndarray:
         if array is not None:
             total += array.sum(axis=tuple(range(1, array.ndim - 1)))
     return total
+
+
+def summed(method: Any, axis: int) -> Any:
+    """Return a copy of a method with one axis of all inputs summed away; see `Method.summed`."""
+    for names in method.input_names:
+        known = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
+        if not known or not -len(names) <= axis < len(names):
+            raise SelectionError(
+                f"axis {shown(axis)}: the values have the axes {list(range(len(names)))} "
+                "beside those of batch and nodes"
+            )
+    inputs = range(len(method.input_names))
+    summed_away = [_named_axis(method, i, axis) for i in inputs]
+    lasts = [channels_last(method, i) for i in inputs]
+    channels = [len(method.input_names[i]) - 1 if lasts[i] else 0 for i in inputs]
+    gone = [away == channel for away, channel in zip(summed_away, channels, strict=True)]
+    other = copy(method)
+    # Without channels the first axis that is left is a place, and stands first.
+    other.channels_first = method.channels_first or any(gone)
+    other.channels_last = [a and not b for a, b in zip(lasts, gone, strict=True)]
+    other.input_names = [
+        [labels for k, labels in enumerate(names) if k != away]
+        for names, away in zip(method.input_names, summed_away, strict=True)
+    ]
+    other.result = [
+        [_without_axis(method, s, i, summed_away[i], other.channels_first) for i in inputs]
+        for s in range(len(method.result))
+    ]
+    return other
+
+
+def _named_axis(method: Any, i: int, axis: int) -> int:
+    """The axis of the names of input `i` that an axis of the user's layout is."""
+    n = len(method.input_names[i])
+    return axis % n if method.channels_first or n < 2 else (axis % n + 1) % n
+
+
+def _without_axis(method: Any, s: int, i: int, axis: int, channels_first: bool) -> Any:
+    array = channels_first_array(method, s, i)
+    if array is None:
+        return None
+    array = array.sum(axis=1 + axis)
+    return array if channels_first or array.ndim < 4 else np.moveaxis(array, 1, -2)
 
 
 def _scores(method: Any, s: int) -> dict[str, np.ndarray]:
@@ -335,8 +393,7 @@ def _block(method: Any, s: int, i: int, levels: dict[str, list[str]]) -> dict[st
 
 def channels_last(method: Any, i: int) -> bool:
     """Whether the model itself, not only the user's data, has the channels of input `i` last."""
-    converter = getattr(method, "converter", None)
-    return any(getattr(converter, "channels_last", ())[i : i + 1])
+    return any(getattr(method, "channels_last", ())[i : i + 1])
 
 
 def _axis_columns(axes: int, last: bool = False) -> list[str]:
@@ -428,9 +485,15 @@ def _other_fields(method: Any) -> list[str]:
             continue
         labels = _listed([repr(label) for label in output_labels(method, j)])
         lines.append(f"{head}: {_listed([str(k) for k in nodes])} (-> {labels})")
+    if getattr(method, "layers", None):
+        lines.append(f"- layers: {_listed(method.layers)}")
     for field in ("ignore_last_act", "channels_first", "dtype"):
         if hasattr(method, field):
             lines.append(f"- {field}: {getattr(method, field)}")
+    if getattr(method, "like", None) is not None:
+        table = method.conventions
+        told = differences(table[method.like], table[None])
+        lines.append(f"- like: {method.like!r}" + (f" ({', '.join(told)})" if told else ""))
     return lines
 
 

@@ -8,11 +8,13 @@ of what nobody needs any more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .arrays import Array
+from .arrays import Array, difference, namespace
+from .errors import DataError, shown
+from .graph.cut import downstream
 from .graph.graph import Graph, Node, evaluate
 from .kernels.base import Note, Pair, Record, Signals
 
@@ -81,7 +83,9 @@ def record(graph: Graph, values: Values, node: Node) -> Record:
     return Record(inputs, tuple(values.get(name) for name in node.outputs))
 
 
-def backward(graph: Graph, seeds: Mapping[str, Array], step: Step) -> dict[str, Array]:
+def backward(
+    graph: Graph, seeds: Mapping[str, Array], step: Step, keep: Collection[str] = ()
+) -> dict[str, Array]:
     """Walk back from the seeded tensors; return the signals that reach the graph's inputs.
 
     Parameters
@@ -92,17 +96,24 @@ def backward(graph: Graph, seeds: Mapping[str, Array], step: Step) -> dict[str, 
         Where the walk starts.
     step : callable
         Takes a node and the signals of its outputs to the signals of its inputs.
+    keep : collection of str, optional
+        Tensors whose signals are returned instead; nothing before them is walked.
     """
     signals: dict[str, Any] = dict(seeds)
+    kept: dict[str, Any] = {}
+    ahead = downstream(graph, keep) if keep else None
     for node in reversed(graph.nodes):
         if not any(name in signals for name in node.outputs):
             continue
+        kept.update((n, signals[n]) for n in node.outputs if n in keep and n in signals)
+        if ahead is not None and not ahead.intersection(node.inputs):
+            continue  # leads to none of the tensors
         # A tensor that is itself explained keeps no signal: it has been passed on.
         incoming = tuple(signals.pop(name, None) for name in node.outputs)
         for name, signal in zip(node.inputs, step(node, incoming), strict=False):
             if signal is not None and name in graph.active:
                 signals[name] = signals[name] + signal if name in signals else signal
-    return signals
+    return signals | kept
 
 
 # -- steps ----------------------------------------------------------------------------------------
@@ -111,6 +122,46 @@ def backward(graph: Graph, seeds: Mapping[str, Array], step: Step) -> dict[str, 
 def gradient_step(graph: Graph, values: Values) -> Step:
     """Return the step of gradients."""
     return lambda node, g: node.kernel.gradient(record(graph, values, node), g)
+
+
+# Operators whose gradient guided backpropagation and deconvnets change; Clip where it cuts at 0.
+_RECTIFIERS = {"Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"}
+
+
+def _rectifies(node: Node, rec: Record) -> bool:
+    if node.op != "Clip" or node.domain:
+        return node.op in _RECTIFIERS and not node.domain
+    x = rec.inputs[0]
+    lowest = node.kernel.forward(namespace(x).full_like(x[:1], -1), *rec.inputs[1:])
+    return not bool(lowest.any())
+
+
+def _rectified(g: Any) -> Any:
+    return None if g is None else g * (g > 0)
+
+
+def guided_step(graph: Graph, values: Values) -> Step:
+    """Return the step of gradients that are cut at 0 where they enter a rectifier."""
+
+    def step(node: Node, g: Signals) -> Signals:
+        rec = record(graph, values, node)
+        if any(node.kernel.active) and _rectifies(node, rec):
+            g = tuple(map(_rectified, g))
+        return node.kernel.gradient(rec, g)
+
+    return step
+
+
+def deconvnet_step(graph: Graph, values: Values) -> Step:
+    """Return the step of gradients that rectifiers treat as they treat activations."""
+
+    def step(node: Node, g: Signals) -> Signals:
+        rec = record(graph, values, node)
+        if any(node.kernel.active) and _rectifies(node, rec):
+            return node.kernel.at(0, _rectified(g[0]))
+        return node.kernel.gradient(rec, g)
+
+    return step
 
 
 def relevance_step(
@@ -136,6 +187,36 @@ def multiplier_step(
     graph: Graph, values: Values, reference: Values, setting: Any, ledger: Ledger | None = None
 ) -> Step:
     """Return the step of DeepLIFT multipliers between two runs."""
+    parts = difference_parts(graph, values, reference)
+
+    def split_of(names: Sequence[str], signals: Signals) -> list[Any]:
+        paired = zip(names, signals, strict=False)
+        return [parts(n) if isinstance(s, Pair) else None for n, s in paired]
+
+    def step(node: Node, m: Signals) -> Signals:
+        rec, ref = record(graph, values, node), record(graph, reference, node)
+        out = node.kernel.deeplift(rec, ref, m, setting, lambda i: parts(node.inputs[i]))
+        if ledger is not None:
+            note = ledger.note()
+            came = _contributions(note, m, rec.outputs, ref.outputs, split_of(node.outputs, m))
+            went = _contributions(note, out, rec.inputs, ref.inputs, split_of(node.inputs, out))
+            ledger.book(node, came, went, _rounded(note, node, m, rec, ref))
+        return out
+
+    return step
+
+
+def _rounded(note: Note, node: Node, m: Signals, rec: Record, ref: Record) -> dict[str, Array]:
+    """Return the contribution of what rounding adds to a node's output."""
+    more = node.kernel.rounding(rec)
+    if more is not None:
+        note.add("rounding", m[0] * (more - node.kernel.rounding(ref)))
+    return note.absorbed
+
+
+def difference_parts(graph: Graph, values: Values, reference: Values) -> Callable[[str], Any]:
+    """Return what splits the difference of a tensor between two runs by sign, None if it cannot."""
+    _check_comparable(graph, values, reference)
     producers = graph.producers()
     found: dict[str, Any] = {}
 
@@ -149,21 +230,26 @@ def multiplier_step(
         rec, ref = record(graph, values, node), record(graph, reference, node)
         return node.kernel.difference_parts(rec, ref, lambda i: parts(node.inputs[i]))
 
-    def split_of(names: Sequence[str], signals: Signals) -> list[Any]:
-        paired = zip(names, signals, strict=False)
-        return [parts(n) if isinstance(s, Pair) else None for n, s in paired]
+    return parts
 
-    def step(node: Node, m: Signals) -> Signals:
-        rec, ref = record(graph, values, node), record(graph, reference, node)
-        out = node.kernel.deeplift(rec, ref, m, setting, lambda i: parts(node.inputs[i]))
-        if ledger is not None:
-            note = ledger.note()
-            came = _contributions(note, m, rec.outputs, ref.outputs, split_of(node.outputs, m))
-            went = _contributions(note, out, rec.inputs, ref.inputs, split_of(node.inputs, out))
-            ledger.book(node, came, went, {})
-        return out
 
-    return step
+def _check_comparable(graph: Graph, values: Values, reference: Values) -> None:
+    """Refuse runs in which a tensor has other elements, where positions depend on the data."""
+    for name in (n for n in values if n in graph.active and n in reference):
+        a, b = tuple(values[name].shape), tuple(reference[name].shape)
+        if not _differ_in_rows(graph, a, b):
+            raise DataError(
+                f"tensor {shown(name)} has shape {a} for the data and {b} for the reference: the "
+                "model chooses elements by their values; give a reference for which it chooses as "
+                "many"
+            )
+
+
+def _differ_in_rows(graph: Graph, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Tell whether two shapes are the same but for rows, of which one run may have a single one."""
+    if graph.rows_first or graph.fixed_batch:
+        return a[1:] == b[1:]
+    return len(a) == len(b) and all(m == n or 1 in (m, n) for m, n in zip(a, b, strict=True))
 
 
 def _contributions(
@@ -175,7 +261,7 @@ def _contributions(
         if isinstance(s, Pair):
             total = total + note.total(s.positive * split[0] + s.negative * split[1])
         elif s is not None:
-            total = total + note.total(s * (a - b))
+            total = total + note.total(s * difference(a, b))
     return total
 
 

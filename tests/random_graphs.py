@@ -209,6 +209,8 @@ _PLAIN = {
     "ThresholdedRelu": {"alpha": 0.3},
     "HardSigmoid": {"alpha": 0.3, "beta": 0.4},
     "Cast": {"to": TensorProto.DOUBLE},
+    **{op: {} for op in ("Sin", "Cos", "Atan", "Asinh")},
+    "Shrink": {"lambd": 0.3, "bias": 0.3},
 }
 for _op, _attributes in _PLAIN.items():
     BLOCKS[_op] = ((1, 2, 3), lambda b, x, op=_op, a=_attributes: b.op(op, x, **a))
@@ -236,6 +238,18 @@ def Exp(b, x):
     return b.op("Exp", b.op("Tanh", x))
 
 
+for _op in ("Tan", "Asin", "Acos", "Sinh", "Cosh", "Atanh"):
+    BLOCKS[_op] = (
+        (1, 2, 3),
+        lambda b, x, op=_op: b.op(op, b.op("Mul", b.op("Tanh", x), np.array(0.9))),
+    )
+
+
+@block()
+def Mod(b, x):
+    return b.op("Mod", x, np.array(b.choose([0.7, -2.3])), fmod=1)
+
+
 def above(b: Builder, x: Tensor) -> Tensor:
     """Return a positive tensor that is not close to 0."""
     if b.flip():
@@ -246,6 +260,11 @@ def above(b: Builder, x: Tensor) -> Tensor:
 @block()
 def Log(b, x):
     return b.op("Log", above(b, x))
+
+
+@block()
+def Acosh(b, x):
+    return b.op("Acosh", b.op("Add", above(b, x), np.array(1.0)))
 
 
 @block()
@@ -528,6 +547,47 @@ def LRN(b, x):
     return b.op("LRN", x, size=b.choose([1, 3]), alpha=0.5, beta=0.6, bias=1.2)
 
 
+@block()
+def LpNormalization(b, x):
+    return b.op("LpNormalization", above(b, x), axis=axis_of(b, x), p=b.choose([1, 2]))
+
+
+# matrices
+
+
+@block(2, name="Einsum")
+def einsum(b, x):
+    m, k = x.shape[1], b.draw(st.integers(1, 4))
+    w = b.weight(m, k, fan_in=m)
+    equation = b.choose(["bnm,mk->bnk", "bnm,mk->bkn", "...m,mk->...k", "bnm,mk->bk"])
+    return b.op("Einsum", x, w, equation=equation)
+
+
+@block(2, name="Einsum of two")
+def einsum_of_two(b, x):
+    equation = b.choose(["bnm,bkm->bnk", "bnm,bnm->bn", "bnm,bnm->bnm"])
+    return b.op("Einsum", x, b.op("Tanh", x), equation=equation)
+
+
+@block(2, 3)
+def Trilu(b, x):
+    diagonal = [np.array(b.choose([-1, 1, 2]))] if b.flip() else []
+    return b.op("Trilu", x, *diagonal, upper=int(b.flip()))
+
+
+@block(2, 3)
+def Det(b, x):
+    n = min(x.shape[-2:])
+    square = b.op("Slice", x, *(np.array(v) for v in ([0, 0], [n, n], [-2, -1])))
+    return b.op("Det", square) if x.rank == 3 else b.reshape(b.op("Det", square), 1)
+
+
+@block()
+def CumSum(b, x):
+    axis = np.array(axis_of(b, x))
+    return b.op("CumSum", x, axis, exclusive=int(b.flip()), reverse=int(b.flip()))
+
+
 # data movement
 
 
@@ -666,6 +726,63 @@ def Resize(b, x):
     return b.op("Resize", small, None, scales, **how)
 
 
+# what is picked, ordered and read between
+
+
+@block()
+def TopK(b, x):
+    axis = axis_of(b, x)
+    n = x.shape[axis - 1 if axis > 0 else axis]
+    k = np.array([b.draw(st.integers(1, n))])
+    return b.op("TopK", x, k, outputs=2, axis=axis, largest=int(b.flip()))[0]
+
+
+@block()
+def CenterCropPad(b, x):
+    length = np.array([b.draw(st.integers(1, 6))])
+    return b.op("CenterCropPad", x, length, axes=[axis_of(b, x)])
+
+
+@block(3)
+def LpPool(b, x):
+    extra = windows(b)
+    needs_room(x, extra["kernel_shape"], extra)
+    return b.op("LpPool", above(b, x), **extra, p=b.choose([1, 2, 3]))
+
+
+@block(2, 3)
+def GlobalLpPool(b, x):
+    return b.op("GlobalLpPool", above(b, x), p=b.choose([1, 2, 3]))
+
+
+@block()
+def Col2Im(b, x):
+    columns = b.reshape(b.dense(x, 16), 4, 4)
+    return b.op("Col2Im", columns, np.array([3, 3]), np.array([2, 2]))
+
+
+@block(3)
+def GridSample(b, x):
+    grid = b.reshape(b.op("Tanh", b.dense(x, 12)), 2, 3, 2)
+    padding = b.choose(["zeros", "border", "reflection"])
+    return b.op("GridSample", x, grid, padding_mode=padding, align_corners=int(b.flip()))
+
+
+@block(1, 2)
+def DFT(b, x):
+    real = b.op("Unsqueeze", x, np.array([-1]))
+    axis = np.array(b.draw(st.integers(1, x.rank)))
+    return b.op("DFT", real, None, axis, onesided=int(b.flip()))
+
+
+@block(1)
+def STFT(b, x):
+    signal = b.op("Unsqueeze", x, np.array([-1]))
+    n = min(x.size, 4)
+    window = b.positive(n) if b.flip() else None
+    return b.op("STFT", signal, np.array(2), window, np.array(n), onesided=int(b.flip()))
+
+
 # reductions
 
 
@@ -685,6 +802,18 @@ for _op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"):
 @block()
 def ReduceL2(b, x):
     return b.op("ReduceL2", x, np.array([axis_of(b, x)]), keepdims=1)
+
+
+for _op in ("ReduceL1", "ReduceSumSquare", "ReduceLogSumExp", "ReduceProd"):
+    BLOCKS[_op] = (
+        (1, 2, 3),
+        lambda b, x, op=_op: b.op(op, b.op("Tanh", x), np.array([axis_of(b, x)]), keepdims=1),
+    )
+
+
+@block()
+def ReduceLogSum(b, x):
+    return b.op("ReduceLogSum", above(b, x), np.array([axis_of(b, x)]), keepdims=1)
 
 
 # -- whole graphs ---------------------------------------------------------------------------------

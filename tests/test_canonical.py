@@ -69,6 +69,7 @@ SCALARS = {
     "twenty": 20.0,
     "minus": -1.0,
     "twofit": 2 * FIT,
+    "quick": 1.702,
 }
 SPELLINGS = {
     "Gelu, torch": (
@@ -106,6 +107,13 @@ SPELLINGS = {
         a = Add(e, one)
         m = Mul(a, x)
         y = Div(m, two)""",
+    ),
+    "Gelu, quick": (
+        "Swish",
+        """
+        f = Mul(x, quick)
+        g = Sigmoid(f)
+        y = Mul(x, g)""",
     ),
     "Gelu, Erfc of tf2onnx": (
         "Gelu",
@@ -347,8 +355,8 @@ def normalised(text, outputs=("y",), means=MEANS, **more):
 
 @pytest.mark.parametrize("name", NORMS)
 def test_a_spelled_layer_norm_is_one_node(name):
-    joined = check(normalised(NORMS[name] + AFFINE), ["LayerNormalization", "ChannelAffine"], 1e-11)
-    assert len(joined.nodes[0].joined) == len(NORMS[name].strip().splitlines())
+    joined = check(normalised(NORMS[name] + AFFINE), ["LayerNormalization"], 1e-11)
+    assert len(joined.nodes[0].joined) == len((NORMS[name] + AFFINE).strip().splitlines())
 
 
 def test_the_layer_norm_of_keras_is_one_node():
@@ -356,7 +364,7 @@ def test_the_layer_norm_of_keras_is_one_node():
     assert len(joined.nodes[0].joined) == 12
 
 
-@pytest.mark.parametrize("method", ["gradient", "deeplift", "reveal_cancel"])
+@pytest.mark.parametrize("method", ["gradient", "lrp", "deeplift", "reveal_cancel"])
 @pytest.mark.parametrize("text", [*(n + AFFINE for n in NORMS.values()), KERAS])
 def test_a_spelled_layer_norm_is_explained_as_one(method, text):
     native = graph(
@@ -371,6 +379,8 @@ def test_a_spelled_layer_norm_is_explained_as_one(method, text):
         converter = ox.convert(model, dtype="double")
         if method == "gradient":
             return ox.Gradient(converter, x, dtype="double")
+        if method == "lrp":
+            return ox.LRP(converter, x, dtype="double")
         rule = "rescale" if method == "deeplift" else method
         return ox.DeepLift(converter, x, x_ref=x_ref[:1], rule_name=rule, dtype="double")
 
@@ -385,10 +395,87 @@ def test_a_layer_norm_whose_parts_are_used_stays(inner):
     assert "LayerNormalization" not in [n.op for n in raw.nodes]
 
 
-def test_a_mean_over_another_axis_is_no_layer_norm():
-    means = {name: {"axes": [1], "keepdims": 1} for name in ("mu", "mu2", "var")}
+@pytest.mark.parametrize("axes", [[1], [2], [1, 2], [-2]])
+@pytest.mark.parametrize("name", [*NORMS, "keras"])
+def test_a_norm_over_other_axes_is_one_node(name, axes):
+    means = {name: {"axes": axes, "keepdims": 1} for name in ("mu", "mu2", "var")}
+    model = normalised(NORMS[name] + AFFINE if name in NORMS else KERAS, means=means)
+    ops = ["Standardise"] if name == "keras" else ["Standardise", "ChannelAffine"]
+    check(model, ops, 1e-11)
+
+
+def test_means_over_different_axes_are_no_norm():
+    means = MEANS | {"mu": {"axes": [1], "keepdims": 1}}
     joined = build(read_model(normalised(NORMS["torch"] + AFFINE, means=means)))
-    assert "LayerNormalization" not in [n.op for n in joined.nodes]
+    assert not {"LayerNormalization", "Standardise"} & {n.op for n in joined.nodes}
+
+
+RMS = {
+    "Reciprocal": "q = Pow(x, two)\nvar = ReduceMean(q)\nv = Add(var, eps)\nd = Sqrt(v)\n"
+    "i = Reciprocal(d)\nn = Mul(x, i)",
+    "one over": "q = Mul(x, x)\nvar = ReduceMean(q)\nv = Add(var, eps)\nd = Sqrt(v)\n"
+    "i = Div(one, d)\nn = Mul(i, x)",
+    "Div": "q = Mul(x, x)\nvar = ReduceMean(q)\nv = Add(eps, var)\nd = Sqrt(v)\nn = Div(x, d)",
+}
+
+
+@pytest.mark.parametrize("name", RMS)
+def test_a_spelled_rms_norm_is_one_node(name):
+    one = {"one": 1.0} if "one" in RMS[name] else {}
+    check(normalised(RMS[name] + "\ny = Mul(n, gamma)", **one), ["RMSNormalization"], 1e-11)
+    shifted = normalised(RMS[name] + AFFINE, **one)
+    check(shifted, ["RMSNormalization", "Add"], 1e-11)
+
+
+def test_two_over_the_deviation_is_no_norm():
+    text = RMS["one over"].replace("one", "two") + "\ny = Mul(n, gamma)"
+    joined = build(read_model(normalised(text)))
+    assert "RMSNormalization" not in [n.op for n in joined.nodes]
+
+
+@pytest.mark.parametrize(
+    "affine, ops",
+    [
+        ("y = Mul(n, gamma)", ["LayerNormalization"]),
+        ("y = Add(n, beta)", ["LayerNormalization"]),
+        ("a = Sub(n, beta)\ny = Mul(a, gamma)", ["LayerNormalization", "Mul"]),
+        ("a = Mul(n, gamma)\ny = Mul(a, gamma)", ["LayerNormalization", "Mul"]),
+        ("y = Mul(n, wide)", ["LayerNormalization", "Mul"]),
+    ],
+)
+def test_scale_and_shift_of_the_last_axis_are_those_of_the_norm(affine, ops):
+    wide = {"wide": np.ones((3, 1)) * 2.0} if "wide" in affine else {}
+    check(normalised(NORMS["torch"] + "\n" + affine, **wide), ops, 1e-11)
+
+
+SAFE = "p = Softmax(m)\nn = IsNaN(p)\ny = Where(n, zero, p)"
+
+
+@pytest.mark.parametrize(
+    "text, ops",
+    [
+        (SAFE, ["Add", "SafeSoftmax"]),
+        (SAFE.replace("zero, p", "one, p"), ["Add", "Softmax", "IsNaN", "Where"]),
+        (SAFE.replace("zero, p", "zero, m"), ["Add", "Softmax", "IsNaN", "Where"]),
+        (SAFE.replace("IsNaN(p)", "IsNaN(m)"), ["Add", "Softmax", "IsNaN", "Where"]),
+    ],
+)
+def test_a_softmax_whose_nan_become_zeros_is_one_node(text, ops):
+    mask = np.where(np.tril(np.ones((3, 4)), -1), 0, -np.inf)  # of the first row, all
+    values = {"mask": mask, "zero": 0.0, "one": 1.0}
+    model = graph(
+        steps("m = Add(x, mask)\n" + text),
+        {"x": (3, 4)},
+        {k: v for k, v in values.items() if k in text + "mask"},
+        outputs={"y": (3, 4)},
+        opset=20,
+    )
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    found = [build(read_model(model), optimise=o) for o in (False, True)]
+    assert [n.op for n in found[1].nodes] == ops
+    with np.errstate(all="ignore"):
+        a, b = (forward(g, {"x": x})["y"] for g in found)
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-15)
 
 
 # -- scale and shift in the layer before ----------------------------------------------------------

@@ -20,7 +20,6 @@ from onnxplain.errors import (
     ModelError,
     ModelFileError,
     ShapeError,
-    UnsupportedOpError,
 )
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -466,6 +465,11 @@ RECURRENT = {
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrent_layers_are_written_natively(kind):
     agree_in_onnxruntime(sequential((6, 3), RECURRENT[kind]()))
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_run(kind):
+    agree(functional([(6, 3)], RECURRENT[kind]()))
 
 
 def test_states_of_an_lstm_are_outputs():
@@ -1061,11 +1065,6 @@ def test_training_in_code_of_ones_own_is_refused():
 
     with pytest.raises(ModelError, match=r"layer 'drop' \(Dropout\).*training=True"):
         ox.convert(sequential(TABLE, Always(), L.Dense(2, "gelu")))
-
-
-def test_recurrent_layers_without_kernel_are_refused_by_the_engine():
-    with pytest.raises(UnsupportedOpError, match="LSTM"):
-        ox.convert(sequential((6, 3), L.LSTM(4, name="memory")))
 
 
 # -- tf2onnx ---------------------------------------------------------------------------------------

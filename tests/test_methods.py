@@ -62,18 +62,18 @@ PIXELS = RNG.standard_normal((3, 2, 4, 5))
 IDS = np.array([[0, 1, 2, 3], [4, 5, 6, 0]])
 
 COMMON = {
-    "channels_first": True, "output_idx": None, "output_label": None, "ignore_last_act": True,
-    "verbose": None, "dtype": "float", "device": "cpu", "batch_size": None, "seed": None,
+    "channels_first": True, "output_idx": None, "output_label": None, "output_weights": None,
+    "layer": None, "ignore_last_act": True, "verbose": None, "dtype": "float", "device": "cpu", "batch_size": None, "seed": None,
     "like": None,
 }  # fmt: skip
 OWN = {
     "Gradient": {"times_input": False},
-    "SmoothGrad": {"n": 50, "noise_level": 0.1, "times_input": False},
+    "SmoothGrad": {"n": None, "noise_level": None, "times_input": False},
     "IntegratedGradient": {
-        "x_ref": None, "n": 50, "times_input": True, "quadrature": "riemann_right",
+        "x_ref": None, "n": None, "times_input": True, "quadrature": None,
     },
-    "ExpectedGradient": {"data_ref": None, "n": 50},
-    "LRP": {"rule_name": "simple", "rule_param": None, "winner_takes_all": True},
+    "ExpectedGradient": {"data_ref": None, "n": None},
+    "LRP": {"rule_name": "simple", "rule_param": None, "winner_takes_all": True, "gates": "signal"},
     "DeepLift": {"x_ref": None, "rule_name": "rescale", "winner_takes_all": True},
     "DeepSHAP": {
         "data_ref": None, "limit_ref": 100, "rule_name": "rescale", "winner_takes_all": True,

@@ -1,10 +1,10 @@
 """Pictures show the numbers they are given: bars, images, boxes, labels, grids, errors."""
 
 import builtins
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_results import fake_method
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure as MplFigure
@@ -12,41 +12,9 @@ from matplotlib.figure import Figure as MplFigure
 from onnxplain import plots, results
 from onnxplain.errors import ArgumentError, OnnxplainError, SelectionError
 from onnxplain.plots import boxplot, plot, plot_global
-from onnxplain.plots.common import add_channels
-from onnxplain.plots.mpl import COLOURS, shortened
-
-AXES = {1: "X", 2: "CL", 3: "CHW", 4: "CDHW"}
-
-
-def fake_method(*input_dims, nodes=((0, 1),), batch=3, channels_first=True, seed=1, **fields):
-    """A stand-in with random results; `nodes` holds the explained nodes of each output of 3."""
-    rng = np.random.default_rng(seed)
-
-    def layout(dim):
-        return dim if channels_first or len(dim) < 2 else (*dim[1:], dim[0])
-
-    selected = [idx for idx in nodes if idx is not None]
-    method = SimpleNamespace(
-        method_name="DeepLift",
-        value_name="Contribution",
-        channels_first=channels_first,
-        is_global=False,
-        input_names=[
-            [[f"{a}{k + 1}" for k in range(n)] for a, n in zip(AXES[len(dim)], dim, strict=True)]
-            for dim in input_dims
-        ],
-        output_names=[[["setosa", "versicolor", "virginica"]] for _ in nodes],
-        output_idx=[None if idx is None else list(idx) for idx in nodes],
-        result=[
-            [rng.normal(size=(batch, *layout(dim), len(idx))) for dim in input_dims]
-            for idx in selected
-        ],
-        preds=[rng.normal(size=(batch, 3)) for _ in nodes],
-        decomp_goal=[rng.normal(size=(batch, len(idx))) for idx in selected],
-    )
-    vars(method).update(fields)
-    method.decomp_sum = results.decomp_sum(method)
-    return method
+from onnxplain.plots.common import shortened
+from onnxplain.plots.mpl import COLOURS
+from onnxplain.plots.sheets import add_channels
 
 
 def heights(ax):
@@ -113,7 +81,7 @@ def test_a_large_table_shows_the_largest_thirty_and_the_sum_of_the_rest():
     order = np.argsort(-np.abs(values))
     np.testing.assert_allclose(widths(ax)[:30], values[order[:30]])
     np.testing.assert_allclose(widths(ax)[30], values[order[30:]].sum())
-    assert tick_labels(ax.yaxis)[-1] == "rest (470 features)"
+    assert tick_labels(ax.yaxis)[-1] == "470 others"
     assert tick_labels(ax.yaxis)[0] == f"X{order[0] + 1}"
 
 
@@ -330,10 +298,11 @@ def test_a_flat_selection_means_the_first_explained_output():
         ({"data_idx": [True]}, ArgumentError, "holds True"),
         ({"output_idx": 0}, SelectionError, "output_idx 0 is not among the explained.*: 1, 2"),
         ({"output_idx": []}, SelectionError, "no output node"),
-        ({"output_idx": "Y1"}, ArgumentError, "expected a whole number"),
+        ({"output_idx": "Y1"}, SelectionError, "output_idx 'Y1' is not among"),
+        ({"output_idx": 1.5}, ArgumentError, "expected a whole number"),
         ({"output_idx": [None, [0]]}, SelectionError, "Output_2, which was not explained"),
         ({"output_idx": [[1], [1], [1]]}, SelectionError, "the model has 2 output"),
-        ({"output_idx": [[1], "x"]}, ArgumentError, r"output_idx\[1\] is 'x'"),
+        ({"output_idx": [[1], 2.5]}, ArgumentError, r"output_idx\[1\] is 2.5"),
         ({"output_label": "tulip"}, SelectionError, "'tulip' is not.*'versicolor', 'virginica'"),
         ({"output_label": 1}, ArgumentError, "expected a label"),
         (
@@ -400,7 +369,7 @@ def test_long_signals_get_bands():
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     expected = np.abs(method.result[0][0][:, 0, :, 0])
     np.testing.assert_allclose(lines["median"], np.median(expected, axis=0))
-    np.testing.assert_allclose(lines["reference"], expected[0])
+    np.testing.assert_allclose(lines["data_1"], expected[0])
 
 
 def test_images_show_their_median_on_one_scale():

@@ -19,6 +19,9 @@ STEPS = [1e-12, 1e-9, 1e-7, 1e-6, 1e-4, 1e-3, 0.03, 0.09, 0.3, 0.9, 1.1, 3, 10]
 SIZES = [1e-12, 1e-7, 1e-3, 0.1, 0.3, 0.8, 1, 1.4, 2.5, 2.9999, 3, 4, 5, 6.5, 9, 15, 40, 80, 1e4]
 LINE = sorted([*(-v for v in SIZES), 0.0, *SIZES])
 POSITIVE = [1e-12, 1e-7, *SIZES[2:]]
+SHORT = [v for v in LINE if abs(v) < 75]
+UNIT = sorted({s * v for v in (0, 1e-12, 1e-7, 1e-3, 0.1, 0.3, 0.8, 0.97, 0.999) for s in (-1, 1)})
+DOMAINS = {"Asin": (-1, 1), "Acos": (-1, 1), "Atanh": (-1, 1), "Acosh": (1, np.inf)}
 
 
 def sigmoid(x):
@@ -35,6 +38,10 @@ def clip(x, low, high):
 
 def exponential(scale, alpha, rate):
     return lambda x: scale * (x if x > 0 else alpha * mp.expm1(x * rate) / rate)
+
+
+def shrink(x):
+    return mp.mpf(0) if abs(x) <= 0.5 else x - mp.sign(x) / 4
 
 
 def tanh_gelu(x):
@@ -71,6 +78,18 @@ FUNCTIONS = [
     ("Sqrt", {}, mp.sqrt, POSITIVE),
     ("Reciprocal", {}, lambda x: 1 / x, POSITIVE),
     ("Reciprocal", {}, lambda x: 1 / x, [-v for v in POSITIVE]),
+    ("Sin", {}, mp.sin, LINE),
+    ("Cos", {}, mp.cos, LINE),
+    ("Tan", {}, mp.tan, LINE),
+    ("Atan", {}, mp.atan, LINE),
+    ("Asinh", {}, mp.asinh, LINE),
+    ("Sinh", {}, mp.sinh, SHORT),
+    ("Cosh", {}, mp.cosh, SHORT),
+    ("Asin", {}, mp.asin, UNIT),
+    ("Acos", {}, mp.acos, UNIT),
+    ("Atanh", {}, mp.atanh, UNIT),
+    ("Acosh", {}, mp.acosh, [1 + 1e-7, 1.001, 1.1, 1.5, *(v for v in SIZES if v > 2)]),
+    ("Shrink", {"lambd": 0.5, "bias": 0.25}, shrink, LINE),
 ]
 PARAMETERS = [
     ("Div", 1, -1.5, lambda x: -1.5 / x, POSITIVE),
@@ -79,17 +98,19 @@ PARAMETERS = [
         ("Pow", 0, p, lambda x, p=p: x ** mp.mpf(p), POSITIVE)
         for p in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, -0.5, -1.0, -2.0)
     ),
+    *(("Pow", 1, w, lambda x, w=w: mp.mpf(w) ** x, SHORT) for w in (0.25, 0.5, 1.5, 3.0)),
     *(("Pow", 0, p, lambda x, p=p: x ** int(p), LINE) for p in (1.0, 2.0, 3.0, 4.0, 5.0)),
     *(("Pow", 0, p, lambda x, p=p: x ** int(p), [-v for v in POSITIVE]) for p in (-1.0, -2.0)),
 ]
 
 
-def pairs(points, dtype):
-    """Return points and others near and far, both exact in the type."""
+def pairs(points, dtype, low, high):
+    """Return points and others near and far between two bounds, both exact in the type."""
     steps = np.array([*STEPS, *(-s for s in STEPS)])
     x = np.repeat(np.array(points), len(steps)).astype(dtype)
     x0 = (x.astype(float) + np.tile(steps, len(points))).astype(dtype)
     inside = (x != x0) & ((min(points) < 0) | (x0 > 0)) & ((max(points) > 0) | (x0 < 0))
+    inside &= (low < x0) & (x0 < high)
     return x[inside], x0[inside]
 
 
@@ -110,7 +131,7 @@ def error_of(found, f, a, b, dtype):
 
 def worst(kernel, params, f, points, dtype):
     """Return the largest error of a secant, and where it is."""
-    x, x0 = pairs(points, dtype)
+    x, x0 = pairs(points, dtype, *DOMAINS.get(kernel.op, (-np.inf, np.inf)))
     params = [np.array(p, dtype) for p in params]
     y, y0 = kernel.value(x, *params), kernel.value(x0, *params)
     found = kernel.secant(x, y, x0, y0, *params)

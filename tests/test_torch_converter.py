@@ -15,7 +15,6 @@ from onnxplain.errors import (
     MissingPackageError,
     ModelError,
     ShapeError,
-    UnsupportedOpError,
 )
 
 torch = pytest.importorskip("torch")
@@ -499,12 +498,12 @@ class Recurrent(nn.Module):
         return self.cell(x)[0][:, -1]
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_operators_without_a_kernel_are_refused_by_name(kind):
-    if kind in ox.registered_ops():
-        pytest.skip(f"{kind} has a kernel")
-    with pytest.raises(UnsupportedOpError, match=f"node 'cell' .{kind}"):
-        ox.convert(Recurrent(getattr(nn, kind)), input_dim=(5, 4))
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_run(kind):
+    model = Recurrent(getattr(nn, kind)).eval()
+    x = torch.randn(3, 5, 4)
+    found = ox.convert(model, input_dim=(5, 4))(x.numpy())[0]
+    np.testing.assert_allclose(found, model(x).detach().numpy(), rtol=0, atol=1e-6)
 
 
 class Branching(nn.Module):

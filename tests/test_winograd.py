@@ -58,6 +58,16 @@ def test_float32_is_as_close_as_promised(shape):
         assert abs(fast - exact).max() < 1e-6 * abs(exact).max()
 
 
+def test_windows_of_zeros_give_exactly_zero():
+    x, w, win, g = problem(SHAPES[4])
+    x[:, :, 10:30, 5:25], g[:, :, 40:] = 0, 0
+    y, back = winograd.convolve(x, w, win.pads), winograd.convolve_back(g, w, win.pads)
+    assert not y[:, :, 11:29, 6:24].any()
+    assert y[:, :, 10, 6:24].all()
+    assert not back[:, :, 41:].any()
+    assert back[:, :, 40].all()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..arrays import is_float
 from ..errors import ModelError, OnnxplainError
+from .bodies import chooses_by_data, has_body
 from .graph import Graph, Node, constant_value
 from .load import ValueSpec
+from .quantised import range_by_rows, rounds_dynamically
 
 Shape = tuple[int, ...]
 
@@ -34,9 +36,18 @@ def examine(graph: Graph, input_dim: Sequence[Shape]) -> tuple[Graph, Trial]:
 
     A batch size baked into the file (reshapes of fixed-batch exports) is taken out, and the result
     is checked: rows must come out the same alone and together. Where that fails the graph keeps
-    its batch size and is run in batches of just that.
+    its batch size and is run in batches of just that. Where a condition, or a number of steps,
+    depends on the data rows may go different ways: they are run one by one.
     """
     declared = _declared_batch(graph.inputs)
+    if chooses_by_data(graph.nodes, [spec.name for spec in graph.inputs]):
+        if declared not in (None, 1):
+            raise ModelError(
+                f"the model is for batches of {declared}, and an If, Loop or Scan in it decides by "
+                "the data of all their rows: rows cannot be explained one by one; export the model "
+                "for a batch of 1"
+            )
+        return _fixed(graph, input_dim, 1)
     for candidate in _candidates(graph, declared or 1):
         trial = _try(candidate, input_dim)
         if trial is not None and _agree(graph, candidate, input_dim, declared or 1):
@@ -72,7 +83,7 @@ def _fixed(graph: Graph, input_dim: Sequence[Shape], declared: int | None) -> tu
                 f"output '{name}' has shape {values[name].shape} for a batch of {batch}: "
                 "its first axis is not the batch, so rows cannot be explained one by one"
             )
-    if declared != 1:
+    if declared != 1 and not (declared is None and rounds_dynamically(graph)):
         _check_rows_apart(graph, input_dim, values, max(batch, 2))
     rows = frozenset(n for n, s in shapes.items() if s[:1] == (batch,))
     trial = _summary(graph, shapes, rows, False, batch)
@@ -154,6 +165,7 @@ def _try(graph: Graph, input_dim: Sequence[Shape]) -> Trial | None:
         k for k, s in shapes.items() if s[:1] == (2,) and single[k] == (1, *s[1:])
     )
     first = graph.active <= row_tensors | graph.weights.keys()
+    first &= not any(map(has_body, graph.nodes))  # whose inner tensors are not looked at
     return _summary(graph, shapes, row_tensors, first, 2)
 
 
@@ -179,6 +191,7 @@ def _summary(
 
 
 def _candidates(graph: Graph, batch: int):
+    graph = range_by_rows(graph)
     yield graph
     for free in (_free_leading_batch, _free_leading_any):
         changed = _free_reshapes(graph, lambda shape, f=free: f(shape, batch))

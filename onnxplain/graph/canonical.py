@@ -71,6 +71,8 @@ def join(
     join_activations(draft)
     _join_each(draft, _layer_norm)
     _join_each(draft, _layer_norm_keras)
+    _join_each(draft, _safe_softmax)
+    _join_each(draft, _affine_into_norm)
     _join_each(draft, _affine_into_linear)
     _join_each(draft, _affine_chain)
     return draft.nodes, draft.weights, draft.aliases
@@ -134,7 +136,9 @@ def _float_tensors(draft: Draft) -> set[str]:
     """Return tensors that surely hold floats: from float data through ops that keep the type."""
     floats = set(draft.data)
     for node in draft.nodes:
-        if node.op == "Cast":
+        if node.op == "DequantizeLinear":
+            fits = True
+        elif node.op == "Cast":
             fits = node.attributes.get("to") in _FLOAT_TYPES
         else:
             fits = bool(node.inputs) and node.inputs[0] in floats and node.op not in _NOT_FLOAT
@@ -159,6 +163,7 @@ _SPELLING_OPS = {
 _POINTS = np.concatenate([np.linspace(-6, 6, 61), [-30.0, -21.0, 21.0, 30.0]])
 _KNOWN = (
     ("Swish", 24, {"alpha": 1.0}),
+    ("Swish", 24, {"alpha": 1.702}),
     ("Gelu", 20, {"approximate": "none"}),
     ("Gelu", 20, {"approximate": "tanh"}),
     ("HardSwish", 14, {}),
@@ -248,17 +253,21 @@ def _point_value(draft: Draft, values: dict, name: str) -> Any:
     return value.astype(np.float64) if value is not None and value.dtype.kind == "f" else value
 
 
-# -- layer normalisation spelled out --------------------------------------------------------------
+# -- normalisations spelled out -------------------------------------------------------------------
 
 
 def _layer_norm(draft: Draft, node: Node) -> bool:
-    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon), divided or times the reciprocal."""
+    """c / sqrt(mean(c^2) + epsilon), divided or times the reciprocal; c is x or x - mean(x)."""
     parts = _normalised(draft, node)
     deviation = _deviation(draft, parts[1]) if parts else None
-    centred = _centred(draft, parts[0]) if parts else None
-    if parts is None or deviation is None or centred is None:
+    if parts is None or deviation is None:
         return False
-    return _join_layer_norm(draft, (centred[0],), deviation, [*centred[1], *parts[2], node])
+    centred, rest = _centred(draft, parts[0]), [*parts[2], node]
+    if centred and _join_layer_norm(draft, (centred[0],), deviation, [*centred[1], *rest]):
+        return True
+    epsilon, squared, nodes = deviation
+    cone = [*nodes, *rest]
+    return squared == parts[0] and _join_norm(draft, (squared,), epsilon, cone, centred=False)
 
 
 def _layer_norm_keras(draft: Draft, node: Node) -> bool:
@@ -293,20 +302,33 @@ def _match_keras(draft: Draft, node: Node, parts: tuple[Node, Node, Node]) -> bo
 def _join_layer_norm(
     draft: Draft, inputs: Sequence[str], deviation: tuple[float, str, list[Node]], rest: list[Node]
 ) -> bool:
-    """Put one node in the place of all that make a layer normalisation, the last of `rest` last."""
+    """Join what makes a layer normalisation, the last of `rest` being the last of it."""
     epsilon, squared, nodes = deviation
     second = _centred(draft, squared)
     if second is None or second[0] != inputs[0]:
         return False
-    cone = list({id(n): n for n in (*rest, *second[1], *nodes)}.values())
+    return _join_norm(draft, inputs, epsilon, [*second[1], *nodes, *rest], centred=True)
+
+
+def _join_norm(
+    draft: Draft, inputs: Sequence[str], epsilon: float, cone: Sequence[Node], centred: bool
+) -> bool:
+    """Put one node in the place of all that make a normalisation, the last in `cone` last."""
+    last, cone = cone[-1], list({id(n): n for n in cone}.values())
     means = {_reduced_axes(draft, n) for n in cone if n.op == "ReduceMean"}
-    last = rest[-1]
-    if means != {(-1,)} or not all(_used_within(draft, n, cone) for n in cone if n is not last):
+    axes = means.pop()
+    if axes is None or means:
         return False
-    attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    if not all(_used_within(draft, n, cone) for n in cone if n is not last):
+        return False
+    if axes == (-1,):
+        op, opset, domain = ("LayerNormalization" if centred else "RMSNormalization"), 23, ""
+        attributes: dict[str, Any] = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    else:
+        op, opset, domain = "Standardise", 1, "onnxplain"
+        attributes = {"axes": axes, "epsilon": epsilon, "centred": centred}
     joined = _names(*sorted(cone, key=draft.nodes.index))
-    op = "LayerNormalization"
-    new = Node(last.name, op, tuple(inputs), last.outputs, attributes, 17, joined=joined)
+    new = Node(last.name, op, tuple(inputs), last.outputs, attributes, opset, domain, joined)
     draft.replace(cone, new)
     return True
 
@@ -332,10 +354,15 @@ def _normalised(draft: Draft, node: Node) -> tuple[str, str, list[Node]] | None:
         return node.inputs[0], node.inputs[1], []
     if node.op == "Mul":
         for centre, inverse in (node.inputs, node.inputs[::-1]):
-            reciprocal = draft.made_by(inverse, "Reciprocal")
-            if reciprocal:
-                return centre, reciprocal.inputs[0], [reciprocal]
+            reciprocal = draft.made_by(inverse, "Reciprocal", "Div")
+            if reciprocal and _is_reciprocal(draft, reciprocal):
+                return centre, reciprocal.inputs[-1], [reciprocal]
     return None
+
+
+def _is_reciprocal(draft: Draft, node: Node) -> bool:
+    one = draft.constant(node.inputs[0])
+    return node.op == "Reciprocal" or (one is not None and one.size == 1 and bool(one == 1))
 
 
 def _centred(draft: Draft, tensor: str) -> tuple[str, list[Node]] | None:
@@ -359,6 +386,25 @@ def _constant_and_rest(draft: Draft, node: Node) -> tuple[str | None, str | None
         if draft.constant(a) is not None:
             return a, b
     return None, None
+
+
+def _safe_softmax(draft: Draft, node: Node) -> bool:
+    """Where(IsNaN(p), 0, p) of a softmax p: a row that is masked as a whole gives zeros."""
+    if node.op != "Where" or node.domain:
+        return False
+    condition, zero, p = node.inputs
+    softmax, undefined = draft.made_by(p, "Softmax"), draft.made_by(condition, "IsNaN")
+    value = draft.constant(zero)
+    if not softmax or not undefined or undefined.inputs[0] != p or value is None:
+        return False
+    if value.size != 1 or value.any() or softmax.attributes.get("axis", -1) != -1:
+        return False
+    cone = [softmax, undefined, node]
+    if softmax.opset < 13 or not all(_used_within(draft, n, cone) for n in cone[:-1]):
+        return False
+    x, name, joined = softmax.inputs[:1], softmax.name, _names(*cone)
+    draft.replace(cone, Node(name, "SafeSoftmax", x, node.outputs, {}, 1, "onnxplain", joined))
+    return True
 
 
 def _scalar_and_rest(draft: Draft, node: Node) -> tuple[float | None, str | None]:
@@ -433,6 +479,29 @@ def _affine_into_linear(draft: Draft, node: Node) -> bool:
     if factor is None or offset is None or not _fits(draft, layer, n):
         return False
     draft.replace([layer, node], _scaled(draft, layer, node, factor, offset))
+    return True
+
+
+def _affine_into_norm(draft: Draft, node: Node) -> bool:
+    """Make a scale and shift of the last axis those of the normalisation before them."""
+    affine = as_affine(draft, node)
+    norm = draft.made_by(affine[0], "LayerNormalization", "RMSNormalization") if affine else None
+    if affine is None or norm is None or not draft.alone(affine[0]):
+        return False
+    _, w, b = affine
+    shifted, scaled = bool(np.any(b)), not np.all(w == 1)
+    has_scale, may_shift = len(norm.inputs) > 1, norm.op == "LayerNormalization"
+    if max(w.ndim, b.ndim) > 1 or len(norm.inputs) > 2 or len(norm.outputs) > 1:
+        return False
+    if (scaled and has_scale) or (shifted and not may_shift):
+        return False
+    inputs = list(norm.inputs)
+    if not has_scale:
+        inputs.append(draft.add_weight(f"{node.name}.scale", w))
+    if shifted:
+        inputs.append(draft.add_weight(f"{node.name}.shift", b))
+    new = replace(norm, inputs=tuple(inputs), outputs=node.outputs, joined=_names(norm, node))
+    draft.replace([norm, node], new)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,7 +47,8 @@ class Graph:
     """A checked graph in executable order.
 
     `active` holds the names of tensors that depend on the data in a way that can be explained;
-    `aliases` maps names of the file that were dropped to the tensors that replace them.
+    they enter at `sources`, the float inputs if there are none. `aliases` maps names of the file
+    that were dropped to the tensors that replace them.
     """
 
     nodes: tuple[Node, ...]
@@ -58,6 +60,7 @@ class Graph:
     aliases: Mapping[str, str] = field(default_factory=dict)
     fixed_batch: int | None = None  # only batches of this size run
     rows_first: bool = True  # axis 0 of every tensor with data is the batch
+    sources: tuple[str, ...] = ()
 
     def producers(self) -> dict[str, Node]:
         """Map each tensor to the node that makes it."""
@@ -93,7 +96,12 @@ def _cast_node(node: Node, dtype: np.dtype) -> Node:
 
 
 @np.errstate(all="ignore")  # constants that are no numbers show in the outputs
-def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = None) -> Graph:
+def build(
+    raw: RawModel,
+    optimise: bool = True,
+    outputs: Sequence[str] | None = None,
+    sources: Sequence[str] = (),
+) -> Graph:
     """Fold constants, join what exporters split, find what carries data, bind kernels.
 
     Parameters
@@ -104,24 +112,35 @@ def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = 
         Join nodes to the layers they were; False keeps every node of the file.
     outputs : sequence of str, optional
         Tensors to compute instead of the model's outputs.
+    sources : sequence of str, optional
+        Tensors that are explained instead of the float inputs.
     """
+    from .bodies import close, inner_nodes, join_bodies
     from .canonical import join
     from .expand import expand
     from .ml import join_probabilities
+    from .quantised import sum_wide, write_with_floats
+    from .sequences import resolve
 
     wanted = tuple(outputs) if outputs is not None else tuple(o.name for o in raw.outputs)
-    nodes = [_node(n, raw.opsets) for n in raw.nodes]
-    _check_wanted(wanted, nodes, raw)
-    nodes, weights = expand(_needed(nodes, wanted), raw.initializers)
-    nodes, weights = _fold(_needed(nodes, wanted), weights)
-    _check_supported(nodes)
+    nodes = [node_of(n, raw.opsets) for n in raw.nodes]
+    nodes, weights = close(nodes, raw.initializers, raw.opsets)
+    _check_wanted([*wanted, *sources], nodes, raw)
+    nodes, weights = close(*expand(_needed(nodes, wanted), weights), raw.opsets)
+    nodes, weights = fold(_needed(nodes, wanted), weights)
+    _check_supported(list(inner_nodes(nodes)))
+    nodes, weights = resolve(nodes, weights, raw.inputs, [*wanted, *sources])
+    data = set(sources) or {i.name for i in raw.inputs if is_float(i.dtype)}
+    nodes, weights = write_with_floats(nodes, weights, data, [*wanted, *sources])
+    nodes, weights = fold(nodes, weights)
     aliases: dict[str, str] = {}
     if optimise:
-        data = {i.name for i in raw.inputs if is_float(i.dtype)}
-        nodes, weights, aliases = join(nodes, weights, wanted, data)
+        data = {i.name for i in raw.inputs if is_float(i.dtype)} | set(sources)
+        nodes, weights, aliases = join(nodes, weights, [*wanted, *sources], data)
+        nodes, weights = join_bodies(nodes, weights)
         nodes, weights = join_probabilities(nodes, weights, wanted, raw.inputs)
-        nodes, weights = _fold(nodes, weights)
-    nodes, active = bind(nodes, raw.inputs)
+        nodes, weights = fold(nodes, weights)
+    nodes, active = bind(sum_wide(nodes), raw.inputs, sources)
     used = {name for n in nodes for name in n.inputs} | set(wanted)
     return Graph(
         nodes=tuple(nodes),
@@ -131,10 +150,12 @@ def build(raw: RawModel, optimise: bool = True, outputs: Sequence[str] | None = 
         opset=raw.opsets.get("", 0),
         active=active,
         aliases=aliases,
+        sources=tuple(sources),
     )
 
 
-def _node(raw: RawNode, opsets: Mapping[str, int]) -> Node:
+def node_of(raw: RawNode, opsets: Mapping[str, int]) -> Node:
+    """Return a node of a file as one that has no kernel yet."""
     opset = opsets.get(raw.domain, 1)
     return Node(raw.name, raw.op, raw.inputs, raw.outputs, raw.attributes, opset, raw.domain)
 
@@ -181,12 +202,19 @@ def make_kernel(node: Node, active: tuple[bool, ...]) -> Kernel | None:
         ) from error
 
 
-def _fold(
+def fold(
     nodes: Sequence[Node], weights: dict[str, np.ndarray]
 ) -> tuple[list[Node], dict[str, np.ndarray]]:
-    """Evaluate at once what depends on no input."""
-    rest = []
-    for node in nodes:
+    """Evaluate at once what depends on no input, and take the branches that are known."""
+    from .bodies import known_branch
+
+    rest, ahead = [], deque(nodes)
+    while ahead:
+        node = ahead.popleft()
+        branch = known_branch(node, weights)
+        if branch is not None:
+            ahead.extendleft(reversed(branch))
+            continue
         constant = all(not name or name in weights for name in node.inputs)
         kernel = make_kernel(node, (False,) * len(node.inputs)) if constant else None
         if kernel is None:
@@ -216,6 +244,7 @@ def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[A
 _BROADCASTING = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Mean", "Sum", "PRelu", "Where"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "MatMul"),
+    *("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
 }
 
 
@@ -248,9 +277,15 @@ def _check_supported(nodes: Sequence[Node]) -> None:
     )
 
 
-def bind(nodes: Sequence[Node], inputs: Sequence[ValueSpec]) -> tuple[list[Node], frozenset[str]]:
+def bind(
+    nodes: Sequence[Node], inputs: Sequence[ValueSpec], sources: Sequence[str] = ()
+) -> tuple[list[Node], frozenset[str]]:
     """Find the tensors that carry data and give each node its kernel."""
-    active = {i.name for i in inputs if is_float(i.dtype)}
+    return bind_from(nodes, set(sources) or {i.name for i in inputs if is_float(i.dtype)})
+
+
+def bind_from(nodes: Sequence[Node], active: set[str]) -> tuple[list[Node], frozenset[str]]:
+    """Give each node its kernel, where these tensors carry data to start with."""
     bound = []
     for node in nodes:
         flags = tuple(name in active for name in node.inputs)
@@ -276,7 +311,7 @@ def _no_kernel(node: Node, flags: tuple[bool, ...]) -> str:
 
 def insert(graph: Graph, nodes: Sequence[Node], outputs: Sequence[str]) -> Graph:
     """Return the graph with more nodes at its end and other outputs."""
-    bound, active = bind([*graph.nodes, *nodes], graph.inputs)
+    bound, active = bind([*graph.nodes, *nodes], graph.inputs, graph.sources)
     kept = _needed(bound, outputs)
     return replace(graph, nodes=tuple(kept), outputs=tuple(outputs), active=active)
 

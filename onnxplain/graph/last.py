@@ -9,6 +9,8 @@ from .graph import Graph, Node, insert
 
 # What may stand between the last activation and the output without changing a value.
 _PASSING = {"Identity", "Dropout", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+# What stores an activation in fewer bits goes with it: scores do not fit into its range.
+_STORING = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def without_last_activation(graph: Graph) -> tuple[Graph, tuple[str, ...], tuple[str | None, ...]]:
@@ -59,7 +61,7 @@ def _last_activation(
 ) -> tuple[list[Node], Node | None]:
     """Return the nodes behind the last activation, the output's first, and the activation."""
     path, node = [], producers.get(output)
-    while node is not None and node.op in _PASSING and node.inputs[0] in graph.active:
+    while node is not None and node.op in _PASSING | _STORING and node.inputs[0] in graph.active:
         path.append(node)
         node = producers.get(node.inputs[0])
     return path, node if node is not None and node.kernel.activation else None
@@ -69,7 +71,7 @@ def _bypass(output: str, path: list[Node], activation: Node) -> tuple[str, list[
     """Return the target tensor and copies of the path that lead to it around the activation."""
     tensor = activation.inputs[activation.kernel.position]
     copies = []
-    for node in reversed(path):
+    for node in reversed([n for n in path if n.op not in _STORING]):
         name = f"{node.outputs[0]}/before_{activation.op}"
         copies.append(
             replace(

@@ -23,13 +23,13 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxplain.errors import ModelError, ModelFileError, shortened
+from onnxplain.errors import ModelError, ModelFileError, UnsupportedOpError, shortened
 from onnxplain.graph.tensors import MAX_RANK, Tensors, dtype_of
 
 OLDEST_OPSET = 7
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
-# Written by tf2onnx into the standard domain, though no standard has it.
-NON_STANDARD_OPS = frozenset({"Erfc"})
+# Written into the standard domain by tf2onnx and onnxruntime: the opset that has it, if any.
+NON_STANDARD_OPS = {"Erfc": 999, "SimplifiedLayerNormalization": 999, "LayerNormalization": 17}
 STANDARD_DOMAINS = ("", "ai.onnx.ml")  # whose operators ONNX describes
 
 MAX_FILE_BYTES = 2**31 - 1  # what protobuf can hold in one message
@@ -66,6 +66,16 @@ class RawNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RawBody:
+    """A sub-graph: what it is handed, what it computes in this order, what it hands back."""
+
+    nodes: tuple[RawNode, ...]
+    initializers: dict[str, np.ndarray]
+    inputs: tuple[str, ...]
+    outputs: tuple[ValueSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,43 @@ def read_model(source: str | os.PathLike | bytes | ModelProto) -> RawModel:
         raise ModelError(
             "a part of the model is above 2 GB; keep its weights as initializers, not in nodes"
         ) from error
+
+
+def read_body(graph: GraphProto) -> RawBody:
+    """Read a sub-graph of a checked model: its names may be those of tensors around it."""
+    tensors = Tensors(None)
+    inputs = [value.name for value in graph.input]
+    _check_unique(inputs, "inputs of a sub-graph")
+    for value in (*graph.input, *graph.output):
+        _check_tensor_type(value)
+    return RawBody(
+        nodes=tuple(
+            _raw_node(node, name, tensors)
+            for node, name in zip(graph.node, _unique_names(graph.node), strict=True)
+        ),
+        initializers={
+            tensor.name: tensors.dense(tensor, f"initializer {tensor.name!r}")
+            for tensor in graph.initializer
+        },
+        inputs=tuple(inputs),
+        outputs=tuple(_inner_spec(value) for value in graph.output),
+    )
+
+
+def _check_tensor_type(value: onnx.ValueInfoProto) -> None:
+    what = value.type.WhichOneof("value")
+    if what not in (None, "tensor_type"):
+        kind = what.removesuffix("_type").replace("_", " ")
+        raise UnsupportedOpError(
+            f"{value.name!r} of a sub-graph is {_article(kind)}; only tensors are supported there"
+        )
+
+
+def _inner_spec(value: onnx.ValueInfoProto) -> ValueSpec:
+    """An output of a sub-graph, whose type may be left away."""
+    if not value.type.tensor_type.elem_type:
+        return ValueSpec(value.name, np.dtype(np.float32), None)
+    return _value_spec(value, "output of a sub-graph")
 
 
 def _read_proto(proto: ModelProto, folder: str | None, sha256: str) -> RawModel:
@@ -432,7 +479,7 @@ def _raw_node(node: NodeProto, name: str, tensors: Tensors) -> RawNode:
         domain=_domain(node.domain),
         inputs=tuple(inputs),
         outputs=tuple(node.output),
-        attributes={a.name: _attribute(a, name, tensors) for a in node.attribute},
+        attributes=attributes_of(node, name, tensors),
     )
 
 
@@ -562,7 +609,8 @@ class _Schemas:
         for attribute in node.attribute:
             _check_attribute(attribute, label)
         _check_unique([attribute.name for attribute in node.attribute], f"attributes of {label}")
-        if domain in STANDARD_DOMAINS and node.op_type not in NON_STANDARD_OPS:
+        since = 0 if domain else NON_STANDARD_OPS.get(node.op_type, 0)
+        if domain in STANDARD_DOMAINS and self.opsets[domain] >= since:
             _check_against_schema(node, label, self.schema(node.op_type, domain, label))
 
     def schema(self, op: str, domain: str, label: str) -> onnx.defs.OpSchema:
@@ -668,6 +716,12 @@ def _check_attribute(attribute: AttributeProto, label: str) -> None:
     if used - {field} or (field in _SCALARS and not used):
         expected = _type_name(attribute.type)
         raise ModelError(f"{what} should be {expected}, but holds something else; export again")
+
+
+def attributes_of(node: NodeProto, name: str, tensors: Tensors | None = None) -> dict[str, Any]:
+    """Return the attributes of a node as Python's values and arrays."""
+    tensors = Tensors(None) if tensors is None else tensors
+    return {a.name: _attribute(a, name, tensors) for a in node.attribute}
 
 
 def _attribute(attribute: AttributeProto, name: str, tensors: Tensors) -> Any:

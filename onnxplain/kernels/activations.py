@@ -27,6 +27,15 @@ def exp_secant(x: Array, x0: Array) -> Array:
     return xp.exp(xp.maximum(x, x0)) * expm1_ratio(-abs(x - x0))
 
 
+def log_secant(x: Array, y: Array, x0: Array, y0: Array) -> Array:
+    """Return (log(x) - log(x0)) / (x - x0) = log1p((x - x0) / x0) / (x - x0), from the smaller."""
+    xp = namespace(x, x0)
+    d, low = abs(x - x0), xp.minimum(x, x0)
+    near = d < 3 * low
+    small = xp.log1p(xp.where(near, d, 0) / xp.where(near, low, 1))
+    return divide(_where(near, small, abs(y - y0), d), d, 1 / low)
+
+
 def erf_secant(x: Array, x0: Array, dx: Array) -> Array:
     """Return (erf(x) - erf(x0)) / dx.
 
@@ -165,6 +174,20 @@ class Clip6(Clip, op="Clip", since=6):
 
     def _bounds(self, x):
         return x.dtype.type(self.min), x.dtype.type(self.max)
+
+
+class Shrink(Piecewise, op="Shrink", since=9):
+    """y = x - bias where x > lambd, x + bias where x < -lambd, else 0."""
+
+    def piece(self, x):
+        return (x > self.lambd).astype(x.dtype) - (x < -self.lambd)
+
+    def forward(self, x):
+        inner = _where(x < -self.lambd, x + x.dtype.type(self.bias), 0, x)
+        return _where(x > self.lambd, x - x.dtype.type(self.bias), inner, x)
+
+    def slope(self, x, y):
+        return (abs(x) > self.lambd).astype(x.dtype)
 
 
 class HardSigmoid(Piecewise, op="HardSigmoid"):
@@ -453,6 +476,13 @@ class Swish(SigmoidGated, op="Swish", since=24):
         return namespace(x).full_like(x - x0, self.alpha)
 
 
+class QuickGelu(Swish, op="QuickGelu", domain="com.microsoft"):
+    """y = x sigmoid(alpha x), alpha 1.702 where the node has none."""
+
+    def setup(self):
+        self.alpha = vars(self).get("alpha", 1.702)
+
+
 class Exp(Elementwise, op="Exp"):
     """y = exp(x)."""
 
@@ -476,12 +506,7 @@ class Log(Elementwise, op="Log"):
         return 1 / x
 
     def secant(self, x, y, x0, y0):
-        """log(x) - log(x0) = log1p((x - x0) / x0), from the smaller of the two."""
-        xp = namespace(x, x0)
-        d, low = abs(x - x0), xp.minimum(x, x0)
-        near = d < 3 * low
-        small = xp.log1p(xp.where(near, d, 0) / xp.where(near, low, 1))
-        return divide(_where(near, small, abs(y - y0), d), d, 1 / low)
+        return log_secant(x, y, x0, y0)
 
 
 class Sqrt(Elementwise, op="Sqrt"):

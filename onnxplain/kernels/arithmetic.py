@@ -8,7 +8,8 @@ import numpy as np
 
 from ..arrays import Array, divide, is_float, namespace, unbroadcast
 from ..errors import UnsupportedOpError
-from .base import Kernel, joint_shape
+from .activations import exp_secant, expm1_ratio, log_secant
+from .base import Kernel, Record, Signals, joint_shape
 from .families import Elementwise, Linear, Merge, Product
 
 
@@ -222,6 +223,30 @@ class Div(Kernel, op="Div"):
         return words[method]
 
 
+def remainder(a: Array, b: Array, fmod: int) -> Array:
+    """Return the remainder of a / b with the sign of b, or that of a where `fmod` is set."""
+    xp = namespace(a, b)
+    return xp.fmod(a, b) if fmod else xp.mod(a, b)
+
+
+class Mod(Elementwise, op="Mod", since=10):
+    """y = the remainder of x / b with a constant b: slope 1 between its jumps."""
+
+    def forward(self, x, b):
+        return remainder(x, b, self.fmod)
+
+    def slope(self, x, y, b):
+        return namespace(y).ones_like(y)
+
+    def secant(self, x, y, x0, y0, b):
+        """The quotient: remainders are exact, and close ones subtract exactly."""
+        return divide(y - y0, x - x0, y.dtype.type(1))
+
+    def describe(self, method):
+        rule, exact, _ = super().describe(method)
+        return (rule, exact, "its jumps have no slope" if method == "gradient" else "")
+
+
 class Pow(Elementwise, op="Pow"):
     """y = x ** p with a constant exponent."""
 
@@ -261,6 +286,80 @@ class Pow(Elementwise, op="Pow"):
         ratio = (high - low) / low
         growth = divide(xp.expm1(p * xp.log1p(ratio)), ratio)
         return low ** (p - 1) * growth
+
+
+class PowOf(Elementwise, op="Pow"):
+    """y = w ** x with a constant base."""
+
+    data = (1,)
+
+    @classmethod
+    def accepts(cls, active):
+        return active == (False, True)
+
+    def forward(self, w, x):
+        return (w**x).astype(w.dtype, copy=False)
+
+    def _rate(self, w: Array) -> Array:
+        """Return log(w); a base that is not positive has no slope."""
+        return namespace(w).log(namespace(w).where(w > 0, w, w.dtype.type(1)))
+
+    def slope(self, x, y, w):
+        return y * self._rate(w)
+
+    def secant(self, x, y, x0, y0, w):
+        """The secant of exp(x log w); of another base the quotient."""
+        rate, dx, xp = self._rate(w), x - x0, namespace(x, x0)
+        growth = xp.maximum(y, y0) * rate * expm1_ratio(-abs(rate * dx))
+        return xp.where(w > 0, growth, divide(y - y0, dx)).astype(y.dtype, copy=False)
+
+
+class PowOfData(Kernel, op="Pow"):
+    """y = a ** b, both with data: exp(b log a), a > 0."""
+
+    family = "product"
+
+    @classmethod
+    def accepts(cls, active):
+        return all(active)
+
+    def forward(self, a, b):
+        return (a**b).astype(a.dtype, copy=False)
+
+    def gradient(self, rec, g):
+        return self._signals(g[0], rec, rec)
+
+    def relevance(self, rec, r, rule, note):
+        """All to the base: the exponent is a parameter of its function."""
+        return unbroadcast(r[0], rec.inputs[0].shape), None
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        return self._signals(m[0], rec, ref)
+
+    def _signals(self, m: Array, rec: Record, ref: Record) -> Signals:
+        """The secant of exp times those of the product b log a, at its midpoint."""
+        (a, b), (a0, b0) = rec.inputs, ref.inputs
+        xp = namespace(a, a0)
+        log, log0 = xp.log(a), xp.log(a0)
+        back = m * exp_secant(b * log, b0 * log0)
+        to_a = back * (0.5 * (b + b0)) * log_secant(a, log, a0, log0)
+        to_b = back * (0.5 * (log + log0))
+        return (
+            unbroadcast(to_a, joint_shape(rec, ref, 0)),
+            unbroadcast(to_b, joint_shape(rec, ref, 1)),
+        )
+
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError("Pow of data to data: connection weights are not defined")
+
+    def describe(self, method):
+        words = {
+            "gradient": ("product rule", True, ""),
+            "lrp": ("base", True, "all goes to the base, a convention"),
+            "deeplift": ("midpoint", True, ""),
+            "connection": ("", False, "not defined: a power of two tensors with data"),
+        }
+        return words[method]
 
 
 class Extremum(Kernel):

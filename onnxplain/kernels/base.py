@@ -133,6 +133,10 @@ class Kernel:
         """Split the difference of the output into positive and negative part; None if it cannot."""
         return None
 
+    def rounding(self, rec: Record) -> Array | None:
+        """Return what rounding adds to the output: signals are those of the function without it."""
+        return None
+
     # -- what a pass does here, in words ---------------------------------------------------------
 
     def describe(self, method: str) -> tuple[str, bool, str]:
@@ -207,4 +211,6 @@ def _default(attribute: Any) -> Any:
     if value is None or value.type == onnx.AttributeProto.UNDEFINED:
         return None
     value = onnx.helper.get_attribute_value(value)
+    if isinstance(value, list):
+        return [v.decode() if isinstance(v, bytes) else v for v in value]
     return value.decode() if isinstance(value, bytes) else value

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
-from ..arrays import checked_shape, host_ints, namespace, to_host
-from ..errors import UnsupportedOpError
+from ..arrays import Array, checked_shape, host_ints, namespace, to_host
+from ..errors import ModelError, UnsupportedOpError, shown
+from .arithmetic import remainder
 from .base import Kernel
 from .routing import following
 
@@ -165,6 +166,45 @@ class Not(Step, op="Not"):
         return ~x
 
 
+class BitwiseAnd(Step, op="BitwiseAnd", since=18):
+    """y = a and b, bit by bit."""
+
+    def forward(self, a, b):
+        return a & b
+
+
+class BitwiseOr(Step, op="BitwiseOr", since=18):
+    """y = a or b, bit by bit."""
+
+    def forward(self, a, b):
+        return a | b
+
+
+class BitwiseXor(Step, op="BitwiseXor", since=18):
+    """y = either a or b, bit by bit."""
+
+    def forward(self, a, b):
+        return a ^ b
+
+
+class BitwiseNot(Step, op="BitwiseNot", since=18):
+    """y = not x, bit by bit."""
+
+    def forward(self, x):
+        return ~x
+
+
+class BitShift(Step, op="BitShift", since=11):
+    """y = the bits of a moved by b places to the left or right."""
+
+    def setup(self):
+        if self.direction not in ("LEFT", "RIGHT"):
+            raise ModelError(f"the direction is {shown(self.direction)}, expected LEFT or RIGHT")
+
+    def forward(self, a, b):
+        return a << b if self.direction == "LEFT" else a >> b
+
+
 class IsNaN(Step, op="IsNaN", since=9):
     """y = whether x is not a number."""
 
@@ -212,12 +252,35 @@ class Sign(Step, op="Sign", since=9):
         return namespace(x).sign(x)
 
 
-class Mod(Step, op="Mod", since=10):
-    """y = the remainder of a / b, with the sign of b, or that of a where `fmod` is set."""
+class ModByData(Step, op="Mod", since=10):
+    """y = the remainder of a / b with data in b: it counts how often b fits."""
+
+    @classmethod
+    def accepts(cls, active):
+        return active[1]
 
     def forward(self, a, b):
-        xp = namespace(a, b)
-        return xp.fmod(a, b) if self.fmod else xp.mod(a, b)
+        return remainder(a, b, self.fmod)
+
+
+class Hardmax(Step, op="Hardmax", since=13):
+    """y = 1 at the first of the largest elements along `axis`, else 0."""
+
+    def forward(self, x):
+        return _first_largest(x.swapaxes(self.axis, -1)).swapaxes(self.axis, -1)
+
+
+class Hardmax1(Hardmax, op="Hardmax"):
+    """Hardmax over all axes from `axis` on."""
+
+    def forward(self, x):
+        sizes = math.prod(x.shape[: self.axis]), math.prod(x.shape[self.axis :])
+        return _first_largest(x.reshape(sizes)).reshape(x.shape)
+
+
+def _first_largest(x: Array) -> Array:
+    """Return 1 at the first of the largest elements along the last axis, else 0."""
+    return (namespace(x).arange(x.shape[-1]) == x.argmax(axis=-1)[..., None]).astype(x.dtype)
 
 
 class ArgMax(Step, op="ArgMax"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 from ..arrays import (
@@ -12,6 +13,8 @@ from ..arrays import (
     checked_shape,
     crop_spatial,
     fold,
+    host_ints,
+    is_device,
     namespace,
     offsets,
     pad_spatial,
@@ -19,11 +22,14 @@ from ..arrays import (
     window_slices,
 )
 from ..errors import ModelError
+from ..threads import each
 from . import winograd
 from .families import Linear
 
 # Unfolded windows are made for so many bytes at a time: they stay near the cache.
 _BLOCK_BYTES = 16 * 2**20
+# Planes of depthwise convolutions are swept once per cell of the kernel: they stay in the cache.
+_PLANES_BYTES = 2**20
 
 
 class Windows(NamedTuple):
@@ -97,13 +103,13 @@ def _columns(x: Array, win: Windows, out: Shape) -> Array:
     return columns.reshape(n, c, cells, count)
 
 
-def convolve(x: Array, w: Array, win: Windows, groups: int) -> Array:
+def convolve(x: Array, w: Array, win: Windows, groups: int, fast: bool = True) -> Array:
     """Return the convolution of x (n, c, ...) with w (o, c / groups, ...)."""
     xp = namespace(x)
     n, c = x.shape[:2]
     o = w.shape[0]
     out = checked_shape(win.out(x.shape[2:]))
-    if winograd.pays(w, win, groups, out):
+    if fast and winograd.pays(w, win, groups, out):
         return winograd.convolve(x, w, win.pads)
     padded = pad_spatial(x, win.pads)
     if groups == c == o:
@@ -121,40 +127,79 @@ def _depthwise(padded: Array, w: Array, win: Windows, out: Shape) -> Array:
     """One filter per channel: shifted sums, no matrix product to win from."""
     xp = namespace(padded)
     y = xp.zeros((*padded.shape[:2], *out), padded.dtype)
-    for offset in offsets(win.kernel):
-        part = padded[(..., *window_slices(offset, out, win.strides, win.dilations))]
-        y += part * w[(slice(None), 0, *offset)].reshape(-1, *(1,) * len(out))
+
+    def block(part: tuple[slice, slice]) -> None:
+        x, total, v = padded[part], y[part], w[part[1]]
+        term = xp.empty(total.shape, total.dtype)
+        for offset in offsets(win.kernel):
+            cells = x[(..., *window_slices(offset, out, win.strides, win.dilations))]
+            total += xp.multiply(cells, _per_channel(v, offset), out=term)
+
+    each(block, _plane_blocks(y))
     return y
 
 
-def convolve_back(g: Array, shape: Shape, w: Array, win: Windows, groups: int) -> Array:
+def _depthwise_back(g: Array, w: Array, win: Windows, gx: Array) -> None:
+    """Add the transpose of `_depthwise` to a padded signal."""
+    xp, out = namespace(g), g.shape[2:]
+
+    def block(part: tuple[slice, slice]) -> None:
+        signal, total, v = g[part], gx[part], w[part[1]]
+        term = xp.empty(signal.shape, signal.dtype)
+        for offset in offsets(win.kernel):
+            where = (..., *window_slices(offset, out, win.strides, win.dilations))
+            total[where] += xp.multiply(signal, _per_channel(v, offset), out=term)
+
+    each(block, _plane_blocks(g))
+
+
+def _per_channel(w: Array, offset: Shape) -> Array:
+    return w[(slice(None), 0, *offset)].reshape(-1, *(1,) * (w.ndim - 2))
+
+
+def _plane_blocks(x: Array) -> list[tuple[slice, slice]]:
+    """Cut (n, c, ...) into rows and channels that stay in the cache."""
+    n, c = x.shape[:2]
+    if is_device(x):
+        return [(slice(0, n), slice(0, c))]
+    planes = max(1, _PLANES_BYTES // max(x[:1, :1].nbytes, 1))
+    channels, rows = min(planes, c), max(1, planes // c)
+    return [
+        (slice(i, i + rows), slice(j, j + channels))
+        for i in range(0, n, rows)
+        for j in range(0, c, channels)
+    ]
+
+
+def convolve_back(
+    g: Array, shape: Shape, w: Array, win: Windows, groups: int, fast: bool = True
+) -> Array:
     """Return the transpose of `convolve`: g (n, o, ...) back to `shape` (n, c, ...)."""
     xp = namespace(g)
     n, c, *spatial = shape
     o, out = g.shape[1], g.shape[2:]
-    if winograd.pays(w, win, groups, shape[2:]) and win.out(spatial) == out:
+    if fast and winograd.pays(w, win, groups, shape[2:]) and win.out(spatial) == out:
         return winograd.convolve_back(g, w, win.pads)
     padded = [s + a + b for s, (a, b) in zip(spatial, win.pads, strict=True)]
     gx = xp.zeros((n, c, *padded), g.dtype)
-    depthwise = groups == c == o
+    if groups == c == o:
+        _depthwise_back(g, w, win, gx)
+        return crop_spatial(gx, win.pads)
     matrix = w.reshape(groups, o // groups, -1).swapaxes(1, 2)
     cells, count = math.prod(win.kernel), math.prod(out)
     for rows in _blocks(n, c * cells * count * g.itemsize):
-        if not depthwise:
-            columns = matrix @ g[rows].reshape(-1, groups, o // groups, count)
-            columns = columns.reshape(-1, c, cells, *out)
+        columns = matrix @ g[rows].reshape(-1, groups, o // groups, count)
+        columns = columns.reshape(-1, c, cells, *out)
         for i, offset in enumerate(offsets(win.kernel)):
             where = (..., *window_slices(offset, out, win.strides, win.dilations))
-            if depthwise:
-                scale = w[(slice(None), 0, *offset)].reshape(-1, *(1,) * len(out))
-                gx[rows][where] += g[rows] * scale
-            else:
-                gx[rows][where] += columns[:, :, i]
+            gx[rows][where] += columns[:, :, i]
     return crop_spatial(gx, win.pads)
 
 
 class Conv(Linear, op="Conv"):
     """Convolution with constant weights (o, c / group, ...) and bias (o)."""
+
+    fast = True  # where there is a way with fewer products
 
     def operand(self, inputs):
         x, w, b = (*inputs, None)[:3]
@@ -164,12 +209,17 @@ class Conv(Linear, op="Conv"):
         return find_windows(self, shape[2:], w.shape[2:])
 
     def apply(self, x, w):
-        return convolve(x, w, self._windows(x.shape, w), self.group)
+        return convolve(x, w, self._windows(x.shape, w), self.group, self.fast)
 
     def vjp(self, g, shape, w):
         shape = (g.shape[0] * g.shape[1], *shape[1:])
-        gx = convolve_back(fold(g), shape, w, self._windows(shape, w), self.group)
+        gx = convolve_back(fold(g), shape, w, self._windows(shape, w), self.group, self.fast)
         return unfold(gx, g.shape[0])
+
+    def direct(self):
+        kernel = copy(self)
+        kernel.fast = False
+        return kernel
 
 
 class ConvTranspose(Linear, op="ConvTranspose"):
@@ -216,3 +266,40 @@ class ConvTranspose(Linear, op="ConvTranspose"):
         win, _ = self._geometry(shape[2:], w)
         gx = convolve(fold(g), w, win, self.group)
         return unfold(gx[(..., *(slice(0, n) for n in shape[2:]))], g.shape[0])
+
+
+class Col2Im(Linear, op="Col2Im", since=18):
+    """y = an image in which columns (n, c cells, windows) are added where their windows lie."""
+
+    def operand(self, inputs):
+        x, image, block = inputs
+        return x, (tuple(host_ints(image)), tuple(host_ints(block))), None
+
+    def split(self, w):
+        return w, None
+
+    def map_weights(self, w, f):
+        return w
+
+    def _windows(self, w: tuple[Shape, Shape], windows: int) -> tuple[Windows, Shape]:
+        image, block = w
+        win = find_windows(self, image, block)
+        out = win.out(image)
+        if math.prod(out) != windows or min(out, default=0) < 0:
+            raise ModelError(f"Col2Im of {windows} columns, but an image has {out} windows")
+        return win, out
+
+    def apply(self, x, w):
+        win, out = self._windows(w, x.shape[2])
+        n, cells = x.shape[0], math.prod(win.kernel)
+        columns = x.reshape((n, x.shape[1] // cells, cells, *out))
+        padded = [m + a + b for m, (a, b) in zip(w[0], win.pads, strict=True)]
+        y = namespace(x).zeros(checked_shape((*columns.shape[:2], *padded)), x.dtype)
+        for i, offset in enumerate(offsets(win.kernel)):
+            y[(..., *window_slices(offset, out, win.strides, win.dilations))] += columns[:, :, i]
+        return crop_spatial(y, win.pads)
+
+    def vjp(self, g, shape, w):
+        win, out = self._windows(w, shape[2])
+        columns = _columns(pad_spatial(fold(g), win.pads), win, out)
+        return unfold(columns.reshape((columns.shape[0], *shape[1:])), g.shape[0])

@@ -25,6 +25,7 @@ from ..arrays import (
     Shape,
     derived,
     divide,
+    finite,
     fold,
     lead,
     may_hold,
@@ -125,6 +126,8 @@ class Linear(Kernel):
     family = "linear"
     data = (0,)
     diagonal = False  # each output depends on the input in its own place only
+    whole = False  # relevance is shared by the rule also where the bias is 0
+    wide = False  # sums in float64, whatever the type of x
 
     def operand(self, inputs: tuple[Array | None, ...]) -> tuple[Array, Any, Array | None]:
         """Return x, w and b; the weights of an operator without any are the number 1."""
@@ -139,6 +142,14 @@ class Linear(Kernel):
         """Return the transpose of A(w) applied to a signal (outputs, *y), as (outputs, *shape)."""
         raise NotImplementedError
 
+    def direct(self) -> Linear:
+        """Return a kernel that adds up products one by one, as relevance needs it.
+
+        What is divided by a sum close to 0 is large and shares its neighbours' rounding errors
+        wherever sums are made of sums and differences of several outputs.
+        """
+        return self
+
     def split(self, w: Any) -> tuple[Any, Any]:
         """Return the positive and the negative weights; None stands for zero weights."""
         if isinstance(w, int | float):
@@ -151,6 +162,12 @@ class Linear(Kernel):
 
     def forward(self, *inputs):
         x, w, b = self.operand(inputs)
+        if self.wide:
+            wide = (v if v is None else v.astype(np.float64, copy=False) for v in (x, w, b))
+            return self.direct()._shifted(*wide).astype(x.dtype, copy=False)
+        return self._shifted(x, w, b)
+
+    def _shifted(self, x: Array, w: Any, b: Array | None) -> Array:
         z = self.apply(x, w)
         if b is None:
             return z
@@ -167,7 +184,25 @@ class Linear(Kernel):
         x, w, b = self.operand(rec.inputs)
         if self.diagonal and b is None:  # a scale has one contribution: nothing to share
             return self.at(self.position, unbroadcast(r[0], x.shape))
-        return self.at(self.position, rule.rule.linear(self, x, w, b, rec.outputs[0], r[0], note))
+        z, r0, kernel = rec.outputs[0], r[0], self.direct()
+        apart = self._apart(b) if self.diagonal else None
+        if apart is None:
+            return self.at(self.position, rule.rule.linear(kernel, x, w, b, z, r0, note))
+        masked, alone = apart
+        if note is not None:
+            note.add("constant", r0 - _without(r0, masked))
+        z, b, shared = _without(z, masked), _without(b, masked), _without(r0, masked | alone)
+        out = rule.rule.linear(kernel, x, w, b, z, shared, note)
+        return self.at(self.position, out + unbroadcast(_without(r0, ~alone), x.shape))
+
+    def _apart(self, b: Array) -> tuple[Array, Array] | None:
+        """Return where a bias is infinite, as masks are, and where it is 0; None if nowhere.
+
+        An infinity keeps the relevance that comes to it, and where nothing is added nothing is
+        shared.
+        """
+        masked, alone = namespace(b).isinf(b), (b == 0) & (not self.whole)
+        return (masked, alone) if may_hold(masked | alone) else None
 
     def deeplift(self, rec, ref, m, rule, parts):
         i = self.position
@@ -211,6 +246,10 @@ class Linear(Kernel):
             "connection": ("transpose", True, ""),
         }
         return words[method]
+
+
+def _without(r: Array, mask: Array) -> Array:
+    return namespace(r).where(mask, r.dtype.type(0), r)
 
 
 class Routing(Kernel):
@@ -298,16 +337,16 @@ class Merge(Kernel):
             if note is not None:
                 note.add("bias", share * (len(self.active) - sum(self.active)))
             return self._each(rec, None, lambda i, c, shape: unbroadcast(share, shape))
-        z = rec.outputs[0]
+        z = finite(rec.outputs[0])  # a sum with an infinity in it is shared by nobody
         d = rule.rule.secure(z)
         s = r[0] / d
         if note is not None:
             note.add("stabiliser", s * (d - z))
             for c, a, x in zip(self.coefficients(), self.active, rec.inputs, strict=True):
                 if not a:
-                    note.add("bias", s * (c * x))
+                    note.add("bias", s * (c * finite(x)))
         return self._each(
-            rec, None, lambda i, c, shape: unbroadcast(s * (c * rec.inputs[i]), shape)
+            rec, None, lambda i, c, shape: unbroadcast(s * (c * finite(rec.inputs[i])), shape)
         )
 
     def deeplift(self, rec, ref, m, rule, parts):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, namespace, unbroadcast
-from ..errors import ModelError
-from .families import Linear, Product
+from ..arrays import Array, Shape, host_ints, namespace, unbroadcast
+from ..errors import ModelError, UnsupportedOpError
+from .families import Axis, Linear, Product, Routing
+from .reductions import mean_of_polynomial, product_of_others
 
 
 def swap(x: Array) -> Array:
@@ -107,15 +108,78 @@ class MatMulProduct(Product, op="MatMul"):
         return unbroadcast(g @ swap(b), shapes[0]), unbroadcast(swap(a) @ g, shapes[1])
 
 
+class Trilu(Routing, op="Trilu", since=14):
+    """y = the triangle of x on and above (or below) the k-th diagonal, 0 elsewhere."""
+
+    def _keep(self, x: Array, shape: Shape, k: Array | None) -> Array:
+        """Return matrices of this shape, or signals for them, with 0 outside the triangle."""
+        xp = namespace(x)
+        (first,) = (0,) if k is None else host_ints(k)
+        distance = xp.arange(shape[-1]) - xp.arange(shape[-2])[:, None]
+        kept = distance >= first if self.upper else distance <= first
+        return xp.where(kept, x, x.dtype.type(0))
+
+    def forward(self, x, k=None):
+        return self._keep(x, x.shape, k)
+
+    def back(self, g, shape, rec):
+        return self._keep(g, shape, rec.inputs[1] if len(rec.inputs) > 1 else None)
+
+
+class Det(Axis, op="Det", since=11):
+    """y = the determinant of each matrix in the last two axes."""
+
+    def forward(self, x):
+        return namespace(x).linalg.det(x).astype(x.dtype, copy=False)
+
+    @staticmethod
+    def _cofactors(x: Array) -> Array:
+        """Return the gradient of the determinant, of matrices without an inverse too.
+
+        From x = U S V' it is det(U) det(V) U S# V', S# with the products of the other values.
+        """
+        linalg = namespace(x).linalg
+        u, s, v = linalg.svd(x)
+        sign = (linalg.det(u) * linalg.det(v))[..., None, None]
+        return sign * ((u * product_of_others(s)[..., None, :]) @ v)
+
+    def vjp(self, g, x, y):
+        return g[..., None, None] * self._cofactors(x)
+
+    def relevance(self, rec, r, rule, note):
+        """By contribution: elements times cofactors add up to n determinants."""
+        x, z = rec.inputs[0], rec.outputs[0]
+        d = rule.rule.secure(z)
+        s = r[0] / d
+        if note is not None:
+            note.add("stabiliser", s * (d - z))
+        return self.at(0, x * self.vjp(s / x.shape[-1], x, z))
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        """The mean gradient on the way between the points: a polynomial of degree n - 1."""
+        x, x0 = rec.inputs[0], ref.inputs[0]
+        mean = mean_of_polynomial(self._cofactors, x0, x, x.shape[-1] - 1)
+        return self.at(0, m[0][..., None, None] * mean)
+
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError("Det has no weights: connection weights are not defined")
+
+    def describe(self, method):
+        words = {
+            "lrp": ("by contribution", True, "elements times cofactors, a convention"),
+            "connection": ("", False, "not defined: a determinant has no weights"),
+        }
+        return words.get(method) or super().describe(method)
+
+
 class BatchNormalization(Linear, op="BatchNormalization", since=7):
     """y = scale (x - mean) / sqrt(var + epsilon) + bias per channel, with stored statistics."""
 
     diagonal = True
+    whole = True
 
     def setup(self):
         if getattr(self, "training_mode", 0):
-            from ..errors import UnsupportedOpError
-
             raise UnsupportedOpError(
                 "BatchNormalization in training mode depends on the whole batch; "
                 "export the model in inference mode"

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, divide, namespace, on_device_of, to_host, unbroadcast
+from ..arrays import Array, divide, namespace, on_device_of, to_host
 from ..errors import ModelError, UnsupportedOpError, listed, shown
-from .base import joint_shape
 from .constants import Step
 from .expanded import Expanded, Writer
-from .families import Axis, Elementwise
+from .families import Elementwise
+from .normalisation import UnitNorm
 from .routing import Gather
 
 DOMAIN = "ai.onnx.ml"
@@ -209,59 +209,31 @@ class Imputer(Elementwise, op="Imputer", domain=DOMAIN):
         return xp.where(filled, quotient, x.dtype.type(1)).astype(x.dtype, copy=False)
 
 
-class Normalizer(Axis, op="Normalizer", domain=DOMAIN):
+class Normalizer(UnitNorm, op="Normalizer", domain=DOMAIN):
     """y = x / s, s the maximum, the sum of magnitudes or the length of a row; x where s = 0."""
 
     def setup(self):
         if self.norm not in ("MAX", "L1", "L2"):
             raise ModelError(f"the norm is {shown(self.norm)}, expected MAX, L1 or L2")
+        self.p = 1 if self.norm == "L1" else 2
 
-    def _norm(self, x: Array) -> Array:
+    def _norm(self, x):
         if x.ndim > 2:
             raise UnsupportedOpError(
                 f"Normalizer works on the rows of a matrix, got the shape {x.shape}"
             )
-        if self.norm == "MAX":
-            return x.max(axis=-1, keepdims=True)
-        if self.norm == "L1":
-            return abs(x).sum(axis=-1, keepdims=True)
-        return namespace(x).sqrt((x * x).sum(axis=-1, keepdims=True))
-
-    def _inverse(self, s: Array) -> Array:
-        return 1 / namespace(s).where(s == 0, s.dtype.type(1), s)
+        return x.max(axis=-1, keepdims=True) if self.norm == "MAX" else super()._norm(x)
 
     def forward(self, x):
-        x = x if x.dtype.kind == "f" else x.astype(np.float32)
-        s = self._norm(x)
-        return x / namespace(s).where(s == 0, s.dtype.type(1), s)
+        return super().forward(x if x.dtype.kind == "f" else x.astype(np.float32))
 
-    def vjp(self, g, x, y):
-        return self._between(g, x, x)
+    def _inverses(self, s, s0):
+        if self.norm != "MAX":
+            return super()._inverses(s, s0)
+        return 1 / self._divisor(s), 1 / self._divisor(s0)
 
-    def deeplift(self, rec, ref, m, rule, parts):
-        out = self._between(m[0], rec.inputs[0], ref.inputs[0])
-        return self.at(0, unbroadcast(out, joint_shape(rec, ref, 0)))
-
-    def _between(self, m: Array, x: Array, x0: Array) -> Array:
-        """Product of x and the inverse norm i, at the midpoint of each: exact.
-
-        The difference of i is -i i0 (s - s0), that of the norm u (x - x0).
-        """
-        xp = namespace(x, x0)
-        s, s0 = self._norm(x), self._norm(x0)
-        i, i0 = self._inverse(s), self._inverse(s0)
-        if self.norm != "MAX":  # a row of zeros has no length of its own: it takes the other's
-            i, i0 = xp.where(s == 0, i0, i), xp.where(s0 == 0, i, i0)
-        curve = xp.where((s == 0) | (s0 == 0), divide(i - i0, s - s0), -i * i0)
-        pull = (m * (0.5 * (x + x0))).sum(axis=-1, keepdims=True)
-        return m * (0.5 * (i + i0)) + curve * self._secant(x, x0, s, s0) * pull
-
-    def _secant(self, x: Array, x0: Array, s: Array, s0: Array) -> Array:
-        """Return u with u (x - x0) = s - s0, the gradient of the norm where both are equal."""
-        if self.norm == "MAX":
-            return self._credit(x, x0, s - s0)
-        size = abs(x) + abs(x0) if self.norm == "L1" else s + s0
-        return divide(x + x0, size)
+    def _secant(self, x, x0, s, s0):
+        return self._credit(x, x0, s - s0) if self.norm == "MAX" else super()._secant(x, x0, s, s0)
 
     def _credit(self, x: Array, x0: Array, ds: Array) -> Array:
         """Credit a rise to where x has its maximum, a fall to where the reference has it."""

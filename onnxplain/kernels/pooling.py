@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..arrays import (
     Array,
     Shape,
     checked_shape,
     crop_spatial,
+    divide,
+    host_ints,
+    is_device,
     namespace,
     offsets,
     pad_spatial,
     window_slices,
 )
-from .convolution import Windows, find_windows
-from .families import Linear, Selector
+from ..errors import DataError, ModelError, UnsupportedOpError
+from .base import joint_shape
+from .convolution import Windows, find_windows, pad_pairs
+from .families import Axis, Linear, Selector
+from .indexing import Moves, lifted
+from .routing import pad_or_crop
+
+MAX_NORM = 64  # the largest p of p-norms: their secants have as many terms
 
 
 def pool_windows(kernel_op: object, spatial: Shape) -> tuple[Windows, Shape]:
@@ -146,6 +157,13 @@ class AveragePool(Linear, op="AveragePool"):
         return crop_spatial(gx, win.pads)
 
 
+class WindowSum(AveragePool):
+    """The sum of every window."""
+
+    def _counts(self, spatial, win, out, like):
+        return 1
+
+
 class GlobalAveragePool(Linear, op="GlobalAveragePool"):
     """y = the mean over all spatial axes."""
 
@@ -195,3 +213,127 @@ class GlobalMaxPool(Selector, op="GlobalMaxPool"):
         return namespace(g).broadcast_to(
             g / math.prod(shape[2:]), (*g.shape[:2], *shape[1:2], *shape[2:])
         )
+
+
+class LpPool(Axis, op="LpPool"):
+    """y = the p-norm of every window; padding is 0.
+
+    With Y = sum |x|^p the steps x to Y and Y to y have secants that are sums of positive products
+    (a^p - b^p = (a - b) sum of a^k b^(p-1-k)), so that nothing cancels.
+    """
+
+    def setup(self):
+        if not 1 <= self.p <= MAX_NORM:
+            raise UnsupportedOpError(f"{self.op} with p={self.p}: expected 1 to {MAX_NORM}")
+
+    def total(self, x: Array) -> Array:
+        """Return the sum of every window."""
+        return self._sums().apply(x, 1.0)
+
+    def spread(self, g: Array, shape: Shape) -> Array:
+        """Return the transpose of `total`."""
+        return self._sums().vjp(g, shape, 1.0)
+
+    def _sums(self) -> WindowSum:
+        names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
+        attributes = {name: getattr(self, name, None) for name in names}
+        return WindowSum(attributes, (True,))
+
+    def forward(self, x):
+        total = self.total(abs(x) ** self.p)
+        return (total ** (1 / self.p)).astype(x.dtype, copy=False)
+
+    def vjp(self, g, x, y):
+        return self._multipliers(g, x, x, y, y, x.shape)
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        x, x0, y, y0 = rec.inputs[0], ref.inputs[0], rec.outputs[0], ref.outputs[0]
+        return self.at(0, self._multipliers(m[0], x, x0, y, y0, joint_shape(rec, ref, 0)))
+
+    def _multipliers(self, g, x, x0, y, y0, shape):
+        a, a0 = abs(x), abs(x0)
+        share = self.spread(divide(g, _quotient(y, y0, self.p)), shape)
+        return share * (_quotient(a, a0, self.p) * divide(x + x0, a + a0))
+
+    def relevance(self, rec, r, rule, note):
+        """Shares by powers, which add up to the power of the output."""
+        x = rec.inputs[0]
+        power = abs(x) ** self.p
+        total = self.total(power)
+        if note is not None:
+            note.add("stabiliser", r[0] * (total == 0))
+        return self.at(0, power * self.spread(divide(r[0], total), x.shape))
+
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError(f"{self.op} has no weights: connection weights are not defined")
+
+    def describe(self, method):
+        words = {
+            "lrp": ("powers", True, "shared by powers, a convention"),
+            "connection": ("", False, "not defined: a norm has no weights"),
+        }
+        return words.get(method) or super().describe(method)
+
+
+def _quotient(a: Array, b: Array, p: int) -> Array:
+    """Return (a^p - b^p) / (a - b), a^(p-1) p where they are equal."""
+    total, power = 0 * b + 1, 1
+    for _ in range(p - 1):
+        power = power * b
+        total = total * a + power
+    return total
+
+
+class GlobalLpPool(LpPool, op="GlobalLpPool"):
+    """y = the p-norm over all spatial axes."""
+
+    def total(self, x):
+        return x.sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+
+    def spread(self, g, shape):
+        return namespace(g).broadcast_to(g, (*g.shape[:3], *shape[2:]))
+
+
+class MaxUnpool(Moves, op="MaxUnpool", since=9):
+    """y = zeros, with x at the places from which a max-pooling took its maxima.
+
+    Places are counted through the whole tensor; each row has those in itself.
+    """
+
+    def _shape(self, x: Array) -> Shape:
+        n = x.ndim - 2
+        pads = pad_pairs(self.pads, n)
+        strides = self.strides or (1,) * n
+        sizes = zip(x.shape[2:], strides, self.kernel_shape, pads, strict=True)
+        spatial = ((m - 1) * s + k - a - b for m, s, k, (a, b) in sizes)
+        return checked_shape((*x.shape[:2], *spatial))
+
+    def check(self, x, indices, output_shape=None):
+        if indices.shape != x.shape:
+            raise ModelError(f"MaxUnpool of {x.shape} with indices of shape {indices.shape}")
+        if is_device(indices) or not indices.size:
+            return
+        size = math.prod(self._shape(x)[1:])
+        row = np.arange(len(x)).reshape((-1,) + (1,) * (x.ndim - 1))
+        if bool((indices // size != row).any()):
+            raise DataError("MaxUnpool wants places outside of the row they come from")
+
+    def move(self, x, indices, output_shape=None):
+        x, indices = lifted(x, indices)
+        xp, shape = namespace(x), self._shape(x)
+        n, size = shape[0], math.prod(shape[1:])
+        y = xp.zeros((n, size), x.dtype)
+        y[xp.arange(n)[:, None], indices.reshape((n, -1)) % size] = x.reshape((n, -1))
+        y = y.reshape(shape)
+        if output_shape is None:
+            return y
+        wanted = checked_shape((n, *host_ints(output_shape)[1:]))
+        return pad_or_crop(y, [(0, b - a) for a, b in zip(shape, wanted, strict=True)], 0)
+
+    def ways(self, rec, ref):
+        # The shape asked for is that of the longer run; only the places may differ.
+        if ref is None or rec.inputs[1] is ref.inputs[1]:
+            return super().ways(rec, ref)
+        shape = (rec if len(rec.inputs[0]) >= len(ref.inputs[0]) else ref).inputs[2:]
+        runs = (run._replace(inputs=(*run.inputs[:2], *shape)) for run in (rec, ref))
+        return super().ways(*runs)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, divide, host_ints, namespace
+from ..arrays import Array, Shape, divide, host_ints, namespace
 from ..errors import UnsupportedOpError
-from .base import Kernel
+from .base import Kernel, joint_shape
+from .expanded import Expanded, Writer
 from .families import Axis, Linear, Selector
+from .normalisation import log_mean
+
+MANY = 128  # factors of a product
 
 
 class Reduction(Kernel):
@@ -38,6 +43,20 @@ class Reduction(Kernel):
     def _keep(self, y: Array, ndim: int, axes: tuple[int, ...]) -> Array:
         """Put reduced axes back into an output, with length one."""
         return self._restore(y[None], ndim, axes)[0]
+
+
+def grouped(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return x with the axes that are reduced as one, the last, in row-major order."""
+    rest = [i for i in range(x.ndim) if i not in axes]
+    sizes = [x.shape[i] for i in rest]
+    return x.transpose([*rest, *axes]).reshape((*sizes, math.prod(x.shape[i] for i in axes)))
+
+
+def ungrouped(x: Array, shape: Shape, axes: tuple[int, ...]) -> Array:
+    """Undo `grouped` for a tensor of this shape."""
+    order = [*(i for i in range(len(shape)) if i not in axes), *axes]
+    moved = x.reshape(tuple(shape[i] for i in order))
+    return moved.transpose([order.index(i) for i in range(len(shape))])
 
 
 class ReduceSum(Reduction, Linear, op="ReduceSum"):
@@ -96,13 +115,10 @@ class ReduceMax(Reduction, Selector, op="ReduceMax"):
 
     def _first(self, x: Array, y: Array, axes: tuple[int, ...]) -> Array:
         """Return a mask of the first winner of every group, in row-major order."""
-        xp = namespace(x)
-        rest = [i for i in range(x.ndim) if i not in axes]
-        order = [*rest, *axes]
-        moved = (x == self._keep(y, x.ndim, axes)).transpose(order)
-        flat = moved.reshape(*(x.shape[i] for i in rest), -1)
-        first = xp.arange(flat.shape[-1]) == flat.argmax(axis=-1)[..., None]
-        return first.reshape(moved.shape).transpose(np.argsort(order).tolist())
+        equal = x == self._keep(y, x.ndim, axes)
+        flat = grouped(equal, axes)
+        first = namespace(x).arange(flat.shape[-1]) == flat.argmax(axis=-1)[..., None]
+        return ungrouped(first, equal.shape, axes)
 
     # The axes may be an input: the selector's helpers get them from the record.
     def gradient(self, rec, g):
@@ -175,16 +191,78 @@ class ReduceMin(ReduceMax, op="ReduceMin"):
         return _bound(x.dtype, lowest=False)
 
 
-class ReduceProd(Reduction, op="ReduceProd"):
-    """y = the product over axes; for shapes and weights, not for data."""
-
-    @classmethod
-    def accepts(cls, active):
-        return not any(active)
+class ReduceProd(Reduction, Axis, op="ReduceProd"):
+    """y = the product over axes."""
 
     def forward(self, x, axes=None):
         axes = self._axes(x, axes)
         return x.prod(axis=axes, keepdims=bool(self.keepdims), dtype=x.dtype) if axes else x
+
+    def vjp(self, g, x, y, axes=None):
+        given = self._axes(x, axes)
+        return self._restore(g, x.ndim, given) * self._others((x, x), given)
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        points, axes = (rec.inputs[0], ref.inputs[0]), self._given(rec.inputs)
+        shape = joint_shape(rec, ref, 0)
+        return self.at(0, self._restore(m[0], len(shape), axes) * self._others(points, axes))
+
+    @staticmethod
+    def _others(points: tuple[Array, Array], axes: tuple[int, ...]) -> Array:
+        """Return the product of all other factors, as its mean over the way between two points.
+
+        A product is linear in each factor: these are Shapley values of the factors. Of very many
+        they would take long: those are multiplied one after the other, each at its midpoint.
+        """
+        if not axes:
+            return namespace(*points).ones_like(points[0] + points[1])
+        x, x0 = (grouped(p, axes) for p in points)
+        if x.shape[-1] <= MANY:
+            found = mean_of_polynomial(product_of_others, x0, x, x.shape[-1] - 1)
+        else:
+            found = 0.5 * (product_before(x) + product_before(x0)) * product_behind(0.5 * (x + x0))
+        return ungrouped(found, np.broadcast_shapes(*(p.shape for p in points)), axes)
+
+    def relevance(self, rec, r, rule, note):
+        """Every factor gets the same share (AttnLRP)."""
+        x, axes = rec.inputs[0], self._given(rec.inputs)
+        share = self._restore(r[0], x.ndim, axes) / math.prod(x.shape[a] for a in axes)
+        return self.at(0, namespace(x).broadcast_to(share, (len(share), *x.shape)))
+
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError(f"{self.op} has no weights: connection weights are not defined")
+
+    def describe(self, method):
+        words = {
+            "lrp": ("equal shares", True, "every factor gets the same (AttnLRP), a convention"),
+            "deeplift": ("Shapley", True, ""),
+            "connection": ("", False, "not defined: a product has no weights"),
+        }
+        return words.get(method) or super().describe(method)
+
+
+def product_before(x: Array) -> Array:
+    """Return for each element along the last axis the product of those before it."""
+    xp = namespace(x)
+    return xp.concatenate([xp.ones_like(x[..., :1]), x[..., :-1]], axis=-1).cumprod(axis=-1)
+
+
+def product_behind(x: Array) -> Array:
+    """Return for each element along the last axis the product of those behind it."""
+    return product_before(x[..., ::-1])[..., ::-1]
+
+
+def product_of_others(x: Array) -> Array:
+    """Return for each element along the last axis the product of the others."""
+    return product_before(x) * product_behind(x)
+
+
+def mean_of_polynomial(f: Any, x0: Array, x: Array, degree: int) -> Array:
+    """Return the mean of f on the way from x0 to x, where f is a polynomial: exact (Gauss)."""
+    nodes, weights = (0.5 * v for v in np.polynomial.legendre.leggauss(degree // 2 + 1))
+    middle, way = 0.5 * (x + x0), x - x0
+    points = zip(nodes.tolist(), weights.tolist(), strict=True)
+    return sum(w * f(middle + t * way) for t, w in points)
 
 
 class ReduceL2(Reduction, Axis, op="ReduceL2"):
@@ -233,4 +311,100 @@ class ReduceL2(Reduction, Axis, op="ReduceL2"):
         return words.get(method) or super().describe(method)
 
 
-__all__ = ["ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"]
+class ReduceLogSumExp(Reduction, Axis, op="ReduceLogSumExp"):
+    """y = log(sum exp(x)) over axes."""
+
+    def forward(self, x, axes=None):
+        axes = self._axes(x, axes)
+        if not axes:
+            return x
+        xp = namespace(x)
+        z = x if x.dtype.kind == "f" else x.astype(np.float64)
+        top = z.max(axis=axes, keepdims=True) if z.size else z.sum(axis=axes, keepdims=True)
+        top = xp.where(xp.isfinite(top), top, z.dtype.type(0))
+        y = (xp.log(xp.exp(z - top).sum(axis=axes, keepdims=True)) + top).astype(x.dtype)
+        return y if self.keepdims else y.squeeze(axes)
+
+    def _log_shares(self, x: Array, y: Array, axes: tuple[int, ...]) -> Array:
+        """Return log(exp(x) / sum exp(x))."""
+        return x - self._keep(y, x.ndim, axes)
+
+    def vjp(self, g, x, y, axes=None):
+        given = self._axes(x, axes)
+        share = namespace(x).exp(self._log_shares(x, y, given))
+        return self._restore(g, x.ndim, given) * share
+
+    def relevance(self, rec, r, rule, note):
+        """Shares by the exponentials, which add up to that of the output."""
+        return self.gradient(rec, r)
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        """With L the logarithmic mean of both shares, sum L (dx - dy) = 0: shares add up to 1."""
+        axes = self._given(rec.inputs)
+        p, p0 = (self._log_shares(v.inputs[0], v.outputs[0], axes) for v in (rec, ref))
+        mean = log_mean(namespace(p).exp(p), namespace(p0).exp(p0), p - p0)
+        share = mean / mean.sum(axis=axes, keepdims=True) if axes else mean * 0 + 1
+        return self.at(0, self._restore(m[0], p.ndim, axes) * share)
+
+    def connection(self, rec, g, rule):
+        raise UnsupportedOpError(f"{self.op} has no weights: connection weights are not defined")
+
+    def describe(self, method):
+        words = {
+            "lrp": ("softmax", True, "shared by exponentials, a convention"),
+            "connection": ("", False, "not defined: it has no weights"),
+        }
+        return words.get(method) or super().describe(method)
+
+
+# -- written with other reductions ----------------------------------------------------------------
+
+
+class SumOf(Expanded):
+    """A function of the sum over axes of functions of the elements."""
+
+    main = "ReduceSum"
+
+    def write_sum(self, writer: Writer, x: str, output: str | None = None) -> str:
+        """Write the sum over this node's axes."""
+        axes = [writer.inputs[1]] if len(writer.inputs) > 1 else []
+        if getattr(self, "axes", None):
+            axes = [writer.weight(np.array(self.axes, np.int64))]
+        idle = getattr(self, "noop_with_empty_axes", 0)
+        keep = self.keepdims
+        return writer.node(
+            "ReduceSum", x, *axes, output=output, keepdims=keep, noop_with_empty_axes=idle
+        )
+
+
+class ReduceL1(SumOf, op="ReduceL1"):
+    """y = the sum of |x| over axes."""
+
+    def expand(self, writer):
+        self.write_sum(writer, writer.node("Abs", writer.inputs[0]), writer.outputs[0])
+
+
+class ReduceSumSquare(SumOf, op="ReduceSumSquare"):
+    """y = the sum of squares over axes."""
+
+    def expand(self, writer):
+        x = writer.inputs[0]
+        self.write_sum(writer, writer.node("Mul", x, x), writer.outputs[0])
+
+
+class ReduceLogSum(SumOf, op="ReduceLogSum"):
+    """y = log(sum x) over axes."""
+
+    def expand(self, writer):
+        writer.node("Log", self.write_sum(writer, writer.inputs[0]), output=writer.outputs[0])
+
+
+__all__ = [
+    "ReduceL2",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+]

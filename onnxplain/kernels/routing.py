@@ -18,6 +18,9 @@ from ..arrays import (
     Array,
     Shape,
     checked_shape,
+    difference,
+    divide,
+    finite,
     fold,
     host_ints,
     is_device,
@@ -31,6 +34,8 @@ from ..arrays import (
 from ..errors import DataError, ModelError, UnsupportedOpError
 from .base import joint_shape
 from .families import Routing
+
+MAX_ROUNDS = 8  # of additions in which no place occurs twice; then places are summed one by one
 
 # -- the shape changes, the order of elements does not --------------------------------------------
 
@@ -152,7 +157,7 @@ class Cast(Reshaping, op="Cast", since=6):
         return (any(self.active) and is_float(self.compute_dtype),)
 
     def forward(self, x):
-        return x.astype(self.compute_dtype, copy=False)
+        return stored_as(x, self.compute_dtype, getattr(self, "saturate", 1))
 
     def back(self, g, shape, rec):
         return to_type_of(g, rec.inputs[0]).reshape((g.shape[0], *shape))
@@ -169,12 +174,22 @@ class CastLike(Reshaping, op="CastLike", since=15):
         return (self.active[0],)
 
     def forward(self, x, like):
-        return x.astype(like.dtype, copy=False)
+        return stored_as(x, like.dtype, getattr(self, "saturate", 1))
 
     def back(self, g, shape, rec):
         # Whether the type is a float is known only here: a rounded value lets nothing through.
         g = g if is_float(rec.outputs[0].dtype) else namespace(g).zeros_like(g)
         return to_type_of(g, rec.inputs[0]).reshape((g.shape[0], *shape))
+
+
+def stored_as(x: Array, dtype: np.dtype, saturate: int) -> Array:
+    """Return x in another type; what exceeds an 8-bit float becomes its largest number."""
+    if saturate and dtype.name.startswith("float8") and is_float(x.dtype):
+        import ml_dtypes
+
+        top = x.dtype.type(ml_dtypes.finfo(dtype).max)
+        x = namespace(x).clip(x, -top, top)
+    return x.astype(dtype, copy=False)
 
 
 def following(kernel: Any, dtype: np.dtype) -> Any:
@@ -454,22 +469,32 @@ def scatter_add(g: Array, index: Array, axis: int, n: int) -> Array:
     if is_device(index):
         xp.add.at(out, (*before, index), g)
         return out
-    for positions in _rounds(index):
+    order, starts, most = _groups(index)
+    if most > MAX_ROUNDS and not is_device(g):
+        out[(*before, index[order[starts]])] = np.add.reduceat(g[(*before, order)], starts, axis)
+        return out
+    for positions in _rounds(order, starts):
         target = (*before, on_device_of(index[positions], g))
         out[target] += g[(*before, on_device_of(positions, g))]
     return out
 
 
-def _rounds(index: np.ndarray) -> list[np.ndarray]:
-    """Group positions so that no place occurs twice in a group: then += adds all of them."""
-    if index.size == 0:
-        return []
+def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Order positions by place; return where each place begins, and how many the fullest has."""
     order = np.argsort(index, kind="stable")
-    count = np.arange(index.size)
     ordered = index[order]
-    new = np.append(True, ordered[1:] != ordered[:-1])
-    turn = count - np.maximum.accumulate(np.where(new, count, 0))
-    return [order[turn == i] for i in range(int(turn.max()) + 1)]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: index.size])
+    most = int(np.diff(starts, append=index.size).max(initial=0))
+    return order, starts, most
+
+
+def _rounds(order: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+    """Group positions so that no place occurs twice in a group: then += adds all of them."""
+    if order.size == 0:
+        return []
+    lengths = np.diff(starts, append=order.size)
+    turn = np.arange(order.size) - np.repeat(starts, lengths)
+    return [order[turn == i] for i in range(int(lengths.max()))]
 
 
 # -- elements are copied or added -----------------------------------------------------------------
@@ -598,19 +623,40 @@ class Where(Routing, op="Where", since=9):
         return xp.where(*(xp.asarray(v) for v in (condition, a, b)))
 
     def route(self, signals, rec, ref):
-        """Where the condition differs between input and reference, take the mean of both ways."""
-        conditions = [rec.inputs[0]]
-        if ref is not None and ref.inputs[0] is not rec.inputs[0]:
-            conditions.append(ref.inputs[0])
-        g = signals[0] * (1 / len(conditions)) if len(conditions) > 1 else signals[0]
-        xp = namespace(g)
-        conditions = [on_device_of(c, g) for c in conditions]
-        to_a = sum(xp.where(c, g, g.dtype.type(0)) for c in conditions) if self.active[1] else None
-        to_b = sum(xp.where(c, g.dtype.type(0), g) for c in conditions) if self.active[2] else None
+        g = signals[0]
+        xp, condition = namespace(g), on_device_of(rec.inputs[0], g)
+        nothing = g.dtype.type(0)
+        to_a = xp.where(condition, g, nothing) if self.active[1] else None
+        to_b = xp.where(condition, nothing, g) if self.active[2] else None
+        return self._back(to_a, to_b, rec, ref)
+
+    def _back(self, to_a: Array | None, to_b: Array | None, rec: Any, ref: Any) -> tuple:
         return tuple(
             None if s is None else unbroadcast(s, joint_shape(rec, ref, i))
             for i, s in enumerate((None, to_a, to_b))
         )
+
+    def deeplift(self, rec, ref, m, rule, parts):
+        """Where the condition changes, the smallest multipliers that make up the difference.
+
+        They are in proportion to the differences of both branches. A pure jump, between branches
+        that stay the same, is not explained; signals go half to each.
+        """
+        if same(rec.inputs[0], ref.inputs[0]):
+            return self.route(m, rec, ref)
+        xp = namespace(m[0])
+        c, c0 = (on_device_of(r.inputs[0], m[0]) for r in (rec, ref))
+        da, db = (difference(rec.inputs[i], ref.inputs[i]) * float(self.active[i]) for i in (1, 2))
+        dy = finite(difference(rec.outputs[0], ref.outputs[0]))
+        share = divide(dy, finite(da * da + db * db))
+        jump, half = (da == 0) & (db == 0), dy.dtype.type(0.5)
+
+        def part(i: int, taken: Array, d: Array) -> Array | None:
+            if not self.active[i]:
+                return None
+            return m[0] * xp.where(c == c0, taken, xp.where(jump, half, share * d))
+
+        return self._back(part(1, c, da), part(2, ~c, db), rec, ref)
 
     def difference_parts(self, rec, ref, parts):
         return None
@@ -618,5 +664,5 @@ class Where(Routing, op="Where", since=9):
     def describe(self, method):
         if method != "deeplift":
             return super().describe(method)
-        remark = "exact only where the condition is the same for input and reference"
-        return ("mean of both routings", False, remark)
+        remark = "exact but for jumps between branches that stay the same"
+        return ("least multipliers", False, remark)

@@ -6,24 +6,32 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from .. import names as naming
-from ..arrays import Array, is_float, lead, namespace, to_host
+from .. import selection
+from ..arrays import Array, lead, namespace, to_host
+from ..conventions import checked_like
 from ..data import float_type, prepare
 from ..errors import (
     ArgumentError,
     DeviceError,
     MissingPackageError,
+    SelectionError,
     UnknownArgumentError,
     UnsupportedOpError,
     listed,
     shown,
 )
+from ..graph.bodies import has_body
+from ..graph.cut import downstream, find_tensor, head, tail
 from ..graph.graph import Graph
+from ..selection import Nodes, Sums, Top
+from ..threads import each, pool
 from ..walk import Step, Values, backward, chunks, forward
 
 if TYPE_CHECKING:
@@ -31,9 +39,13 @@ if TYPE_CHECKING:
 
 # Bytes of tensors and signals that one chunk may hold: a few times the cache of a processor.
 CHUNK_BYTES = 8 * 2**20
+# Steps of a loop handle a small part of them at a time, and cost the same for one row or many.
+STEPS_CHUNK_BYTES = 128 * 2**20
+# With fewer chunks than so many, of more bytes than these, some cores would have nothing to do.
+_FEW_BLOCKS = 8
+_BLOCK_BYTES = 2**20
 # More explained outputs than fit into this are walked back in turns.
 SIGNAL_BYTES = 256 * 2**20
-LIKES = ("innsight",)
 MAX_COUNT = 1_000_000  # of draws, points, references: more is a slip of the pen
 
 
@@ -66,7 +78,11 @@ class Run(NamedTuple):
 
 
 class Engine:
-    """A graph on a device in a type, run chunk by chunk."""
+    """A graph on a device in a type, run chunk by chunk.
+
+    Values are for the tensors `explained`: the inputs, or inner tensors. Where the graph is cut at
+    tensors, these are its first inputs, and `lift` computes them from the inputs of the model.
+    """
 
     def __init__(
         self,
@@ -75,14 +91,23 @@ class Engine:
         device: Any = "cpu",
         batch_size: int | None = None,
         before_activation: bool = False,
+        cut_at: Sequence[str] = (),
+        inner: Sequence[str] = (),
     ) -> None:
         self.xp = array_module(device)
         self.dtype, self.trial = dtype, converter.trial
         module = None if self.xp is np else self.xp
-        self.graph, self.targets = converter.graph_for(dtype, module, before_activation)
+        graph, self.targets = converter.graph_for(dtype, module, before_activation)
+        self.head = head(graph, cut_at) if cut_at else None
+        self.graph = tail(graph, cut_at, dtype).cast(dtype, module) if cut_at else graph
         self.outputs = converter.graph.outputs
         self.batch_size = _checked_batch_size(batch_size)
         self.input_names = [spec.name for spec in self.graph.inputs]
+        self.inner = tuple(inner)
+        self.explained = list(inner) or self.input_names
+        self.dims = [self.trial.shapes[name][1:] for name in self.explained]
+        # Other inputs (tokens, masks, what goes around a cut) are conditions of each instance.
+        self.moved = [name in self.graph.active for name in self.input_names]
 
     # -- sizes ------------------------------------------------------------------------------------
 
@@ -90,17 +115,16 @@ class Engine:
     def free_rows(self) -> bool:
         """Whether one row of a run can stand beside all rows of another.
 
-        Axis 0 must be the batch everywhere, and all inputs must be explained: whole-number inputs
-        (tokens, masks) are conditions that a reference takes from each instance.
+        Axis 0 must be the batch everywhere, and no input may be a condition, which a reference
+        takes from each instance.
         """
-        floats = all(is_float(spec.dtype) for spec in self.graph.inputs)
-        return floats and self.graph.rows_first and self.graph.fixed_batch is None
+        return all(self.moved) and self.graph.rows_first and self.graph.fixed_batch is None
 
     def beside(self, refs: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
-        """Return one reference repeated for all rows; whole-number inputs are the rows' own."""
+        """Return one reference repeated for all rows; conditions are the rows' own."""
         return [
-            r.repeat(len(x), 0) if is_float(x.dtype) else x
-            for r, x in zip(refs, inputs, strict=True)
+            r.repeat(len(x), 0) if moved else x
+            for r, x, moved in zip(refs, inputs, self.moved, strict=True)
         ]
 
     def chunk_rows(self, n_outputs: int = 0) -> int:
@@ -111,7 +135,35 @@ class Engine:
             return self.batch_size
         scale = self.dtype.itemsize / 4
         row = scale * (self.trial.row_bytes + 12 * min(n_outputs, 64) * self.trial.widest)
-        return max(1, int(CHUNK_BYTES / max(row, 1)))
+        most = STEPS_CHUNK_BYTES if self._has_bodies else CHUNK_BYTES
+        return max(1, int(most / max(row, 1)))
+
+    def blocks(self, batch: int, size: int) -> list[slice]:
+        """Cut rows into chunks of at most `size`, of less where threads would stay idle.
+
+        However many threads there are, the chunks are the same, and so are the results.
+        """
+        if self.graph.fixed_batch is None and self.batch_size is None and not self._has_bodies:
+            work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
+            count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
+            size = -(-batch // count)
+        return list(chunks(batch, size))
+
+    @cached_property
+    def _has_bodies(self) -> bool:
+        return any(map(has_body, self.graph.nodes))
+
+    @cached_property
+    def _convolves(self) -> bool:
+        return any(node.op.startswith("Conv") for node in self.graph.nodes)
+
+    def threads(self, n_blocks: int) -> AbstractContextManager[None]:
+        """Return where blocks, or parts of one convolution, are computed side by side.
+
+        The matrix products of a single block are left to the threads of BLAS.
+        """
+        useful = self.xp is np and (n_blocks > 1 or self._convolves)
+        return pool() if useful else nullcontext()
 
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
         """Cut the explained outputs so that their signals fit into memory."""
@@ -120,24 +172,54 @@ class Engine:
 
     # -- runs -------------------------------------------------------------------------------------
 
-    def forward(self, arrays: Sequence[Array], keep: bool = True) -> Values:
+    def forward(
+        self, arrays: Sequence[Array], keep: bool = True, graph: Graph | None = None
+    ) -> Values:
         """Run the graph on some rows; a graph of a fixed batch gets copies to fill it."""
-        rows = len(arrays[0])
-        fixed = self.graph.fixed_batch
+        graph, rows = graph or self.graph, len(arrays[0])
+        fixed = graph.fixed_batch
         if fixed is not None and rows != fixed:
             index = np.arange(fixed) % rows
             arrays = [x[index] for x in arrays]
+        names = [spec.name for spec in graph.inputs]
         with np.errstate(all="ignore"):
-            return forward(self.graph, dict(zip(self.input_names, arrays, strict=True)), keep)
+            return forward(graph, dict(zip(names, arrays, strict=True)), keep)
+
+    def lift(self, arrays: Sequence[Array]) -> list[Array]:
+        """Return what the inputs of the cut graph are for inputs of the model."""
+        if self.head is None:
+            return list(arrays)
+        given = {spec.name: x for spec, x in zip(self.head.inputs, arrays, strict=True)}
+        found: list[list[np.ndarray]] = [[] for _ in self.head.outputs]
+        for rows in chunks(len(arrays[0]), self.chunk_rows()):
+            block = [self.xp.asarray(x[rows]) for x in arrays]
+            values = self.forward(block, keep=False, graph=self.head)
+            for parts, name in zip(found, self.head.outputs, strict=True):
+                parts.append(to_host(values[name][: len(block[0])]))
+        given.update(zip(self.head.outputs, map(np.concatenate, found), strict=True))
+        return [given[name] for name in self.input_names]
+
+    def backward(self, seeds: Mapping[str, Array], step: Step) -> Values:
+        """Walk back to the explained tensors."""
+        return backward(self.graph, seeds, step, self.inner)
+
+    def explained_values(self, run: Values, rows: int) -> list[Array]:
+        """Return the explained tensors of a run, without rows that fill up."""
+        return [run[name][:rows] for name in self.explained]
 
     def predict(self, arrays: Sequence[Array]) -> list[np.ndarray]:
         """Return the outputs of the model for all rows, on the host."""
-        found: list[list[np.ndarray]] = [[] for _ in self.outputs]
-        for rows in chunks(len(arrays[0]), self.chunk_rows()):
-            block = [x[rows] for x in arrays]
-            values = self.forward([self.xp.asarray(x) for x in block], keep=False)
+        blocks = self.blocks(len(arrays[0]), self.chunk_rows())
+        found: list[list[Any]] = [[None] * len(blocks) for _ in self.outputs]
+
+        def one(i: int) -> None:
+            block = [self.xp.asarray(x[blocks[i]]) for x in arrays]
+            values = self.forward(block, keep=False)
             for parts, name in zip(found, self.outputs, strict=True):
-                parts.append(to_host(values[name][: len(block[0])]))
+                parts[i] = to_host(values[name][: len(block[0])])
+
+        with self.threads(len(blocks)):
+            each(one, range(len(blocks)))
         return [np.concatenate(parts) for parts in found]
 
     def run(self, inputs: Sequence[Array]) -> Run:
@@ -162,19 +244,23 @@ class Method:
     ----------
     result : list (per explained output) of list (per input) of array
         Arrays `(batch, *input_dim, nodes)` in the user's layout of channels; None where an input
-        has no path to the output.
+        has no path to the output. With `layer`, tensors of the graph stand for the inputs.
     preds : list of array (batch, *output_dim)
         Predictions of all outputs, with the last activation.
     decomp_goal, decomp_sum : list (per explained output) of array (batch, nodes)
         What the values should add up to, and what they do.
-    output_idx : list (per output) of list of int, or None
-        The explained nodes as flat indices.
+    output_idx : list (per output) of list of int or str, or None
+        The explained nodes as flat indices; "top1", ... or names of sums where those are explained.
+    layers : list of str
+        The tensors that values are attributed to, empty for the inputs.
     """
 
     method_name: ClassVar[str] = ""
     value_name: ClassVar[str] = "Relevance"
     walk: ClassVar[str] = "gradient"  # which pass of the kernels is used
     is_global = False
+    conventions: ClassVar[Mapping[str | None, Any]] = {None: None}  # by library, for `like`
+    cuts: ClassVar[bool] = False  # with `layer`, runs the graph from there on
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -189,6 +275,8 @@ class Method:
         channels_first: bool = True,
         output_idx: Any = None,
         output_label: Any = None,
+        output_weights: Any = None,
+        layer: str | Sequence[str] | None = None,
         ignore_last_act: bool = True,
         verbose: bool | None = None,
         dtype: Any = "float",
@@ -202,21 +290,27 @@ class Method:
         check_flags(channels_first=channels_first, ignore_last_act=ignore_last_act)
         if verbose is not None:
             check_flags(verbose=verbose)
-        if like is not None and not (isinstance(like, str) and like in LIKES):
-            known = listed(map(repr, LIKES))
-            raise ArgumentError(f"like must be {known} or None, got {shown(like)}")
+        checked_like(like, self.method_name, self.conventions)
         if seed is not None:
             check_count("seed", seed, 0, most=None)
         self.converter, self.like, self.seed, self.verbose = converter, like, seed, verbose
         self.channels_first, self.ignore_last_act = channels_first, ignore_last_act
+        self._data_channels_first = channels_first
         self.dtype, self.device, self.batch_size = dtype, device, batch_size
-        self.input_names = [[list(a) for a in layer] for layer in converter.input_names]
         self.output_names = [[list(a) for a in layer] for layer in converter.output_names]
-        self.output_idx: list[Any] = naming.select_outputs(
-            output_idx, output_label, converter.output_dim, converter.output_names
+        chosen = selection.select(
+            output_idx, output_label, output_weights, converter.output_dim, converter.output_names
         )
+        self.output_idx: list[Any] = [nodes and nodes.names for nodes in chosen]
+        self._nodes: list[Nodes] = [nodes for nodes in chosen if nodes is not None]
+        self._top: list[Any] = [None] * len(self._nodes)  # nodes of each row where they differ
+        self.layers = self._find_layers(layer)
+        self._name_inputs()
+        self._check_paths()
         self._check_rules()
         self.data: Any = None if data is None else self._arrays(data, "data")
+        if self._engine.inner:
+            self.channels_first = True  # inner tensors are as the graph has them
 
     def _check_arguments(self, converter: Any, data: Any, unknown: Mapping[str, Any]) -> None:
         from ..converter import Converter
@@ -236,26 +330,93 @@ class Method:
                 f"{self.method_name} has no argument {name!r}; {meant}It has {', '.join(known)}"
             )
 
+    @property
+    def _conventions(self) -> Any:
+        return self.conventions[self.like]
+
     @cached_property
     def _engine(self) -> Engine:
-        dtype = float_type(self.dtype)
-        return Engine(self.converter, dtype, self.device, self.batch_size, self.ignore_last_act)
+        dtype, sources = float_type(self.dtype), self.converter.graph.sources
+        inner = self.layers or sources
+        return Engine(
+            self.converter,
+            dtype,
+            self.device,
+            self.batch_size,
+            self.ignore_last_act,
+            cut_at=inner if self.cuts else sources,
+            inner=inner,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave away what can be made again and cannot be pickled."""
         return {name: value for name, value in vars(self).items() if name != "_engine"}
 
     def _arrays(self, data: Any, what: str) -> list[Array]:
-        return prepare(
+        """Return arrays for the inputs of the engine's graph."""
+        arrays = prepare(
             data,
-            self._engine.graph.inputs,
+            self.converter.graph.inputs,
             self.converter.input_dim,
             self._engine.dtype,
-            self.channels_first,
+            self._data_channels_first,
             what,
             copy=True,
             names=self.converter.input_names,
         )
+        return self._engine.lift(arrays)
+
+    # -- inner tensors ----------------------------------------------------------------------------
+
+    def _find_layers(self, layer: Any) -> list[str]:
+        """Return the tensors of the graph that `layer` names."""
+        if layer is None:
+            return []
+        names = [layer] if isinstance(layer, str) else layer
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise SelectionError(
+                f"layer must be the name of a tensor or a list of names, got {shown(layer)}"
+            )
+        converter = self.converter
+        found = [find_tensor(name, converter.graph, converter.raw) for name in names]
+        if not found or len(set(found)) < len(found):
+            raise SelectionError(f"layer must name tensors, each once; got {shown(layer)}")
+        for name in found:
+            if name not in converter.trial.row_tensors and converter.graph.fixed_batch is None:
+                raise SelectionError(
+                    f"axis 0 of tensor {shown(name)} is not the batch (its shape for two rows is "
+                    f"{converter.trial.shapes[name]}); name a tensor before or after it"
+                )
+        return found
+
+    def _name_inputs(self) -> None:
+        """Label what values are attributed to."""
+        converter, inner = self.converter, self._engine.inner
+        if not inner:
+            self.channels_last = list(converter.channels_last)
+            self.input_names = [[list(a) for a in layer] for layer in converter.input_names]
+            return
+        # What a token model looks up has the features of a position on its last axis.
+        sources = converter.graph.sources
+        self.channels_last = [
+            name in sources and len(dim) == 2
+            for name, dim in zip(inner, self._engine.dims, strict=True)
+        ]
+        self.input_names = [
+            naming.default_names(dim, naming.LETTERS_LAST[2] if last else None)
+            for dim, last in zip(self._engine.dims, self.channels_last, strict=True)
+        ]
+
+    def _check_paths(self) -> None:
+        linked = zip(*self._connected(), strict=True)
+        for name, links in zip(self.layers, linked, strict=False):
+            if not any(links):
+                targets = [self._engine.targets[j] for j in self._selected]
+                raise SelectionError(
+                    f"layer {shown(name)} has no path to what is explained ({listed(targets)})"
+                    + (" around the other layers" if self.cuts and len(self.layers) > 1 else "")
+                    + ("; try ignore_last_act=False" if self.ignore_last_act else "")
+                )
 
     def _check_rules(self) -> None:
         """Raise before any work if a node has no rule for this method."""
@@ -270,11 +431,15 @@ class Method:
                 )
 
     def _nodes_on_path(self) -> list[Any]:
+        """Return the nodes between what is explained and what values are attributed to."""
+        graph = self._engine.graph
         needed = {self._engine.targets[j] for j in self._selected}
+        ahead = downstream(graph, self._engine.explained)
         found = []
-        for node in reversed(self._engine.graph.nodes):
-            if needed.intersection(node.outputs) and any(node.kernel.active):
-                needed.update(n for n in node.inputs if n in self._engine.graph.active)
+        for node in reversed(graph.nodes):
+            walked = ahead.intersection(node.inputs) and any(node.kernel.active)
+            if walked and needed.intersection(node.outputs):
+                needed.update(n for n in node.inputs if n in graph.active)
                 found.append(node)
         return found[::-1]
 
@@ -287,7 +452,7 @@ class Method:
 
     @property
     def _n_nodes(self) -> int:
-        return sum(len(self.output_idx[j]) for j in self._selected)
+        return sum(len(nodes.names) for nodes in self._nodes)
 
     def _overlaps(self, picked: slice) -> Iterator[tuple[int, slice, slice]]:
         """Run through the selected outputs that some explained nodes belong to.
@@ -306,45 +471,94 @@ class Method:
             start = stop
 
     def _connected(self) -> list[list[bool]]:
-        """Tell for each selected output which inputs have a path to it."""
+        """Tell for each selected output which explained tensors have a path to it."""
         graph = self._engine.graph
         return [
-            [name in needed for name in self._engine.input_names]
+            [name in needed for name in self._engine.explained]
             for needed in (_ancestors(graph, self._engine.targets[j]) for j in self._selected)
         ]
 
-    def _scores(self, values: Values, rows: int | None = None) -> list[Array]:
-        """Return the values of the explained nodes of each selected output, (rows, nodes)."""
-        found = []
-        for j in self._selected:
-            tensor = values[self._engine.targets[j]]
-            flat = tensor.reshape(len(tensor), -1)[:rows]
-            found.append(flat[:, self.output_idx[j]])
+    @property
+    def output_nodes(self) -> list[np.ndarray | None]:
+        """Flat indices of the explained nodes of each row, per output.
+
+        Arrays (batch, nodes); None where an output is not explained, or sums of its nodes are.
+        """
+        from ..results import batch_size
+
+        found: list[np.ndarray | None] = [None] * len(self.output_idx)
+        for j, nodes, top in zip(self._selected, self._nodes, self._top, strict=True):
+            if isinstance(nodes, Top):
+                found[j] = top
+            elif not isinstance(nodes, Sums):
+                found[j] = np.tile(nodes.names, (batch_size(self), 1))
         return found
 
-    def _seeds(self, shapes: Values, picked: slice, start: Sequence[Array] | None = None) -> dict:
+    def _flat(self, values: Values) -> list[Array]:
+        """Return the tensors to explain, (rows, nodes of the output) per selected output."""
+        tensors = [values[self._engine.targets[j]] for j in self._selected]
+        return [t.reshape(len(t), -1) for t in tensors]
+
+    def _chosen(self, s: int, rows: slice, n: int, xp: Any) -> Array | None:
+        """Return the nodes of each row of a run of `n` rows, in which `rows` repeat."""
+        if self._top[s] is None:
+            return None
+        return xp.asarray(self._top[s][rows.start + np.arange(n) % (rows.stop - rows.start)])
+
+    def _pick(self, flats: Sequence[Array], rows: slice) -> list[Array]:
+        """Return the explained nodes of instances: (rows, nodes) of (rows or 1, all nodes)."""
+        found = []
+        for s, (nodes, flat) in enumerate(zip(self._nodes, flats, strict=True)):
+            chosen = self._chosen(s, rows, rows.stop - rows.start, namespace(flat))
+            found.append(nodes.values(flat, chosen))
+        return found
+
+    def values_of(self, s: int, flat: np.ndarray) -> np.ndarray:
+        """Return what is explained of the `s`-th explained output, (batch, explained).
+
+        `flat` are values of all its nodes, (batch, nodes).
+        """
+        return self._nodes[s].values(flat, self._chosen(s, slice(0, len(flat)), len(flat), np))
+
+    def _scores(self, values: Values, rows: slice) -> list[Array]:
+        """Return the values of the explained nodes of each selected output, (rows, nodes).
+
+        `rows` are the instances that the run belongs to; it may have a single row for all.
+        """
+        return self._pick([flat[: rows.stop - rows.start] for flat in self._flat(values)], rows)
+
+    def _parts(self, values: Values, rows: slice) -> list[Array]:
+        """Return what signals that start from values start from, per selected output."""
+        found = []
+        for s, (nodes, flat) in enumerate(zip(self._nodes, self._flat(values), strict=True)):
+            found.append(nodes.parts(flat, self._chosen(s, rows, len(flat), namespace(flat))))
+        return found
+
+    def _seeds(
+        self, values: Values, picked: slice, rows: slice, start: Sequence[Array] | None = None
+    ) -> dict[str, Array]:
         """Return the signals to start from: a one at each explained node, or its `start` value.
 
         Parameters
         ----------
-        shapes : mapping of str to array
+        values : mapping of str to array
             A run; tells shapes, type and array library.
         picked : slice
             Which of the explained nodes.
-        start : sequence of array (rows, nodes), optional
-            One per selected output.
+        rows : slice
+            The instances that the run belongs to.
+        start : sequence of array, optional
+            One per selected output, as `_parts` gives them.
         """
         count = picked.stop - picked.start
         seeds: dict[str, Array] = {}
         for s, here, there in self._overlaps(picked):
-            j = self._selected[s]
-            name = self._engine.targets[j]
-            tensor = shapes[name]
-            xp, rows = namespace(tensor), len(tensor)
-            seed = xp.zeros((count, rows, tensor.size // rows), self._engine.dtype)
-            value = 1 if start is None else start[s][:, there].T
-            nodes = xp.asarray(self.output_idx[j][there])
-            seed[xp.arange(here.start, here.stop), :, nodes] = value
+            name = self._engine.targets[self._selected[s]]
+            tensor = values[name]
+            xp, n = namespace(tensor), len(tensor)
+            seed = xp.zeros((count, n, tensor.size // n), self._engine.dtype)
+            begin = None if start is None else start[s]
+            self._nodes[s].seed(seed[here], there, begin, self._chosen(s, rows, n, xp))
             seed = seed.reshape(count, *tensor.shape)
             seeds[name] = seeds[name] + seed if name in seeds else seed
         return seeds
@@ -354,20 +568,23 @@ class Method:
         engine, data = self._engine, self.data
         if engine.free_rows:
             values = engine.forward([engine.xp.asarray(r) for r in refs], keep=False)
-            return [to_host(score) for score in self._scores(values, 1)]
+            return [to_host(score) for score in self._scores(values, slice(0, len(data[0])))]
         parts = []
         for rows in chunks(len(data[0]), engine.chunk_rows()):
             inputs = self._device_rows(data, rows)
             beside = engine.beside([engine.xp.asarray(r) for r in refs], inputs)
             values = engine.forward(beside, keep=False)
-            parts.append([to_host(s) for s in self._scores(values, rows.stop - rows.start)])
+            parts.append([to_host(s) for s in self._scores(values, rows)])
         return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
 
     # -- collecting -------------------------------------------------------------------------------
 
+    def _dims(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the values for each explained tensor."""
+        return self._engine.dims
+
     def _allocate(self, batch: int) -> None:
-        dims = self.converter.input_dim
-        dtype = self._engine.dtype
+        dims, dtype = self._dims(), self._engine.dtype
         self.result = [
             [
                 np.zeros((batch, *dim, len(self.output_idx[j])), dtype) if linked else None
@@ -376,8 +593,10 @@ class Method:
             for j, row in zip(self._selected, self._connected(), strict=True)
         ]
         self.preds: Any = [np.zeros((batch, *d), dtype) for d in self.converter.output_dim]
-        self.decomp_goal: Any = [
-            np.zeros((batch, len(self.output_idx[j])), dtype) for j in self._selected
+        self.decomp_goal: Any = [np.zeros((batch, len(n.names)), dtype) for n in self._nodes]
+        self._top = [
+            np.zeros((batch, len(n.names)), np.int64) if isinstance(n, Top) else None
+            for n in self._nodes
         ]
 
     def _store(
@@ -406,8 +625,19 @@ class Method:
         count = rows.stop - rows.start
         for pred, name in zip(self.preds, self._engine.outputs, strict=True):
             pred[rows] = to_host(values[name][:count])
-        for goal, score in zip(self.decomp_goal, self._scores(values, count), strict=True):
+        self._choose_top(rows, values)
+        if self.decomp_goal is None:  # the values are not meant to add up
+            return
+        for goal, score in zip(self.decomp_goal, self._scores(values, rows), strict=True):
             goal[rows] = to_host(score)
+
+    def _choose_top(self, rows: slice, values: Values) -> None:
+        """Find the nodes that are explained in each row, where that depends on the row."""
+        for s, (j, nodes) in enumerate(zip(self._selected, self._nodes, strict=True)):
+            if isinstance(nodes, Top):
+                names = self._engine.outputs if nodes.predicted else self._engine.targets
+                flat = values[names[j]][: rows.stop - rows.start]
+                self._top[s][rows] = to_host(nodes.rank(flat.reshape(len(flat), -1)))
 
     def _finish(self) -> None:
         """Give the arrays the user's layout of channels."""
@@ -418,15 +648,24 @@ class Method:
                 if array is not None and array.ndim > 3:
                     row[i] = np.moveaxis(array, 1, -2)
 
-    def _blocks(self, batch: int, rows: int) -> Iterator[slice]:
-        """Run through the chunks of rows, with a progress bar where that helps."""
-        blocks = list(chunks(batch, rows))
-        if not _show_progress(self.verbose, len(blocks)):
-            yield from blocks
+    def _each_block(self, task: Callable[[slice], None], size: int | None = None) -> None:
+        """Do a task for every chunk of rows, side by side, with a progress bar where that helps."""
+        engine, batch = self._engine, len(self.data[0])
+        size = engine.chunk_rows(self._n_nodes) if size is None else size
+        blocks = engine.blocks(batch, size)
+        with engine.threads(len(blocks)), self._progress(len(blocks)) as done:
+            each(lambda rows: (task(rows), done()), blocks)
+
+    @contextmanager
+    def _progress(self, steps: int) -> Iterator[Callable[[], Any]]:
+        """Yield what is called after each step."""
+        if not _show_progress(self.verbose, steps):
+            yield lambda: None
             return
         from tqdm.auto import tqdm
 
-        yield from tqdm(blocks, desc=self.method_name, unit="chunk")
+        with tqdm(total=steps, desc=self.method_name, unit="chunk") as bar:
+            yield bar.update
 
     def _device_rows(self, arrays: Sequence[Array], rows: slice) -> list[Array]:
         return [self._engine.xp.asarray(x[rows]) for x in arrays]
@@ -439,6 +678,32 @@ class Method:
         from ..results import decomp_sum
 
         return decomp_sum(self)
+
+    def summed(self, axis: int = -1) -> Method:
+        """Return a copy of this result with one axis of the explained tensors summed away.
+
+        Parameters
+        ----------
+        axis : int, default -1
+            An axis of the tensors, batch and nodes not counted; the last one is that of the
+            features where tokens were embedded, so that one value per token is left.
+
+        Raises
+        ------
+        SelectionError
+            If a tensor does not have this axis.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxplain as ox
+        >>> from onnxplain.demo import MODEL
+        >>> gradient = ox.Gradient(ox.convert(MODEL), np.zeros((2, 1, 8, 8)))
+        >>> gradient.summed(axis=0).get_result().shape
+        (2, 8, 8, 10)
+        """
+        from ..results import summed
+
+        return summed(self, axis)
 
     def get_result(self, type: str = "array") -> Any:
         """Return the result as "array", "data.frame", "xarray" or "torch.tensor".
@@ -466,6 +731,24 @@ class Method:
         from ..plots import boxplot
 
         return boxplot(self, *args, **kwargs)
+
+    def beeswarm(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw a table's features, a dot per instance; see `onnxplain.plots.beeswarm`."""
+        from ..plots import beeswarm
+
+        return beeswarm(self, *args, **kwargs)
+
+    def waterfall(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw how a table's features add up; see `onnxplain.plots.waterfall`."""
+        from ..plots import waterfall
+
+        return waterfall(self, *args, **kwargs)
+
+    def compare(self, *others: Any, **kwargs: Any) -> Any:
+        """Draw instances by this and other methods; see `onnxplain.plots.compare`."""
+        from ..plots import compare
+
+        return compare([self, *others], **kwargs)
 
     def ledger(self) -> Any:
         """Tell node by node what came in, went on and was absorbed; LRP and DeepLift have one."""
@@ -529,7 +812,7 @@ def times(signals: Sequence[Array | None], factors: Sequence[Array]) -> list[Arr
 
 
 def reached(signals: Mapping[str, Array], names: Sequence[str], rows: int) -> list[Array | None]:
-    """Return the signals that reached the inputs, in their order, without rows that fill up."""
+    """Return the signals that reached some tensors, in their order, without rows that fill up."""
     found = (signals.get(name) for name in names)
     return [None if s is None else s[:, :rows] for s in found]
 
@@ -544,19 +827,23 @@ def explain_chunks(
     make_step : callable
         Takes a run to the step of the walk back.
     start : callable or None
-        Takes scores (rows, nodes) of each selected output to the values to start from.
+        Takes the values of the explained nodes of each selected output to those to start from.
     finish : callable
-        Takes signals and the rows' inputs to what is stored.
+        Takes signals and the values of the explained tensors to what is stored.
     """
-    engine, data = method._engine, method.data
-    for rows in method._blocks(len(data[0]), engine.chunk_rows(method._n_nodes)):
-        inputs = method._device_rows(data, rows)
+    engine = method._engine
+
+    def block(rows: slice) -> None:
+        inputs = method._device_rows(method.data, rows)
         values = engine.forward(inputs)
         method._store_scores(rows, values)
         step = make_step(values)
-        begin = None if start is None else start(method._scores(values))
-        for picked in engine.output_slices(method._n_nodes, rows.stop - rows.start):
-            seeds = method._seeds(values, picked, begin)
-            signals = backward(engine.graph, seeds, step)
-            arrived = reached(signals, engine.input_names, rows.stop - rows.start)
-            method._store(rows, picked, finish(arrived, inputs))
+        begin = None if start is None else start(method._parts(values, rows))
+        count = rows.stop - rows.start
+        for picked in engine.output_slices(method._n_nodes, count):
+            seeds = method._seeds(values, picked, rows, begin)
+            signals = engine.backward(seeds, step)
+            arrived = reached(signals, engine.explained, count)
+            method._store(rows, picked, finish(arrived, engine.explained_values(values, count)))
+
+    method._each_block(block)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arrays import to_host
-from ..errors import ArgumentError
-from ..rules import ConnectionSetting
-from ..walk import backward, connection_step
+from ..conventions import CONNECTION
+from ..errors import ArgumentError, SelectionError
+from ..selection import Top
+from ..walk import connection_step
 from .base import Method, check_flags, reached
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class ConnectionWeights(Method):
     method_name: ClassVar[str] = "ConnectionWeights"
     value_name: ClassVar[str] = "Relative Importance"
     walk: ClassVar[str] = "connection"
+    cuts: ClassVar[bool] = True
+    conventions = CONNECTION
 
     def __init__(
         self, converter: Converter, data: Any = None, *, times_input: bool = False, **options: Any
@@ -55,6 +58,11 @@ class ConnectionWeights(Method):
         self.times_input = times_input
         self._prepare(converter, data if times_input else None, **options)
         self.is_global = not times_input
+        if any(isinstance(nodes, Top) for nodes in self._nodes):
+            raise SelectionError(
+                '"top1", ... and "predicted" choose nodes by the data, and ConnectionWeights reads '
+                "none; give the nodes as output_idx=[...]"
+            )
         self._allocate(len(self.data[0]) if times_input else 1)
         self.preds = self.decomp_goal = None
         self._explain()
@@ -62,17 +70,19 @@ class ConnectionWeights(Method):
 
     def _explain(self) -> None:
         engine = self._engine
-        setting = ConnectionSetting(innsight=self.like == "innsight")
         # The run tells shapes only: no kernel reads its numbers.
         level = [
-            engine.xp.ones((1, *dim), engine.dtype if spec.dtype.kind == "f" else spec.dtype)
-            for spec, dim in zip(engine.graph.inputs, self.converter.input_dim, strict=True)
+            engine.xp.ones(
+                (1, *engine.trial.shapes[spec.name][1:]),
+                engine.dtype if spec.dtype.kind == "f" else spec.dtype,
+            )
+            for spec in engine.graph.inputs
         ]
         values = engine.forward(level)
-        step = connection_step(engine.graph, values, setting)
+        step = connection_step(engine.graph, values, self._conventions)
         for picked in engine.output_slices(self._n_nodes, 1):
-            signals = backward(engine.graph, self._seeds(values, picked), step)
-            found = reached(signals, engine.input_names, 1)
+            signals = engine.backward(self._seeds(values, picked, slice(0, 1)), step)
+            found = reached(signals, engine.explained, 1)
             self._store(slice(0, 1), picked, found)
         if self.times_input:
             self._multiply()

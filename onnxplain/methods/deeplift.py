@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..arrays import Array, lead, to_host
+from ..conventions import DEEPLIFT
 from ..errors import RuleError, shown
-from ..rules import (
-    DEEPLIFT_RULES,
-    DeepLiftRule,
-    DeepLiftSetting,
-    MidpointRescale,
-    Rescale,
-    RevealCancel,
-)
-from ..walk import Ledger, backward, chunks, multiplier_step
-from .base import Method, Run, check_count, check_flags, reached
+from ..kernels.base import Pair
+from ..rules import DEEPLIFT_RULES, DeepLiftRule, DeepLiftSetting
+from ..walk import Ledger, chunks, difference_parts, multiplier_step
+from .base import Method, Run, check_count, check_flags
 from .gradients import _required, describe_reference, one_reference, reference_rows
 
 if TYPE_CHECKING:
     from ..converter import Converter
+    from ..graph.graph import Graph
+
+
+_PLAIN = [rule() for rule in DEEPLIFT_RULES.values()]  # the same as their names
 
 
 class MultiplierMethod(Method):
@@ -30,6 +31,7 @@ class MultiplierMethod(Method):
 
     value_name: ClassVar[str] = "Contribution"
     walk: ClassVar[str] = "deeplift"
+    conventions = DEEPLIFT
 
     def _choose_rule(self, rule_name: Any, winner_takes_all: bool) -> None:
         check_flags(winner_takes_all=winner_takes_all)
@@ -42,29 +44,53 @@ class MultiplierMethod(Method):
 
     def _setting(self) -> DeepLiftSetting:
         rule = self.rule_name
-        if not isinstance(rule, DeepLiftRule):
-            rule = DEEPLIFT_RULES[rule]()
-        if self.like != "innsight":
-            return DeepLiftSetting(rule, self.winner_takes_all)
-        rule = MidpointRescale() if isinstance(rule, Rescale) else RevealCancel(True)
-        return DeepLiftSetting(
-            rule, self.winner_takes_all, cross_maximum=False, elementwise_softmax=True
-        )
+        if isinstance(rule, str) or rule in _PLAIN:
+            rule = self._named(rule if isinstance(rule, str) else rule.name)
+        setting = self._conventions.setting
+        return replace(setting, rule=rule, winner_takes_all=self.winner_takes_all)
 
-    def _contributions(self, run: Run, reference: Run, picked: slice) -> list[Array | None]:
-        """Return multiplier times difference per input, (outputs, rows, *input_dim).
+    def _check_rules(self) -> None:
+        super()._check_rules()
+        self._setting()
 
-        The rows are those of the longer run; the other may have a single one.
+    def _rule_in_use(self) -> str:
+        """Return the rule's name as it was given, and what `like` makes of it."""
+        rule = repr(self.rule_name)
+        return rule if self.like is None else f"{rule} ({self._setting().rule!r})"
+
+    def _named(self, name: str) -> DeepLiftRule:
+        """Return what the name of a rule stands for."""
+        rules = self._conventions.rules
+        if name not in rules:
+            raise RuleError(f"{self.like} has no rule {name!r}; it has {', '.join(rules)}")
+        return rules[name]
+
+    def _contributions(
+        self, run: Run, reference: Run, picked: slice, rows: slice
+    ) -> list[Array | None]:
+        """Return multiplier times difference per explained tensor, (outputs, rows, *its shape).
+
+        The rows are those of the longer run; the other may have a single one. `rows` are the
+        instances in the run.
         """
         engine = self._engine
         longer = max(run, reference, key=lambda r: len(r.inputs[0]))
         step = multiplier_step(engine.graph, run.values, reference.values, self._setting())
-        signals = backward(engine.graph, self._seeds(longer.values, picked), step)
-        arrived = reached(signals, engine.input_names, len(longer.inputs[0]))
-        return [
-            None if m is None else m * lead(x - r, m)
-            for m, x, r in zip(arrived, run.inputs, reference.inputs, strict=True)
+        signals = engine.backward(self._seeds(longer.values, picked, rows), step)
+        found = (signals.get(name) for name in engine.explained)
+        products = [
+            None if m is None else times_difference(engine.graph, m, name, run, reference)
+            for m, name in zip(found, engine.explained, strict=True)
         ]
+        return [None if p is None else p[:, : len(longer.inputs[0])] for p in products]
+
+
+def times_difference(graph: Graph, m: Any, name: str, run: Run, reference: Run) -> Array:
+    """Multiply by the difference of two runs at a tensor, or by its two parts."""
+    if isinstance(m, Pair):
+        plus, minus = difference_parts(graph, run.values, reference.values)(name)
+        return m.positive * lead(plus, m.positive) + m.negative * lead(minus, m.negative)
+    return m * lead(run.values[name] - reference.values[name], m)
 
 
 class DeepLift(MultiplierMethod):
@@ -77,7 +103,7 @@ class DeepLift(MultiplierMethod):
     x_ref : array (1, *input_dim) or list of those, optional
         The reference; zeros by default.
     rule_name : {"rescale", "reveal_cancel"} or rule, default "rescale"
-        How multipliers pass a nonlinearity.
+        How multipliers pass a nonlinearity; with `like`, as that library computes it.
     winner_takes_all : bool, default True
         Max-pools credit the maxima of input and reference; False spreads over the window.
 
@@ -112,24 +138,28 @@ class DeepLift(MultiplierMethod):
         self._prepare(converter, _required(data), **options)
         self.x_ref = one_reference(self, x_ref)
         self._allocate(len(self.data[0]))
-        for rows, run, reference in self._runs():
-            self._store_scores(rows, run.values)
-            count = rows.stop - rows.start
-            scores = self._scores(reference.values, count)
-            for goal, start in zip(self.decomp_goal, scores, strict=True):
-                goal[rows] -= to_host(start)
-            for picked in self._engine.output_slices(self._n_nodes, count):
-                self._store(rows, picked, self._contributions(run, reference, picked))
+        self._each_pair(self._explain)
         self._finish()
 
-    def _runs(self) -> Iterator[tuple[slice, Run, Run]]:
-        """Run through chunks of rows beside the reference, which runs once if it can."""
+    def _explain(self, rows: slice, run: Run, reference: Run) -> None:
+        self._store_scores(rows, run.values)
+        scores = self._scores(reference.values, rows)
+        for goal, start in zip(self.decomp_goal, scores, strict=True):
+            goal[rows] -= to_host(start)
+        for picked in self._engine.output_slices(self._n_nodes, rows.stop - rows.start):
+            self._store(rows, picked, self._contributions(run, reference, picked, rows))
+
+    def _each_pair(self, task: Callable[[slice, Run, Run], None]) -> None:
+        """Do a task for chunks of rows beside the reference, which runs once if it can."""
         engine = self._engine
         refs = [engine.xp.asarray(r) for r in self.x_ref]
         once = engine.run(refs) if engine.free_rows else None
-        for rows in self._blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
+
+        def block(rows: slice) -> None:
             inputs = self._device_rows(self.data, rows)
-            yield rows, engine.run(inputs), once or engine.run(engine.beside(refs, inputs))
+            task(rows, engine.run(inputs), once or engine.run(engine.beside(refs, inputs)))
+
+        self._each_block(block)
 
     def ledger(self) -> Any:
         """Tell node by node what multiplier times difference came in and went on.
@@ -143,20 +173,24 @@ class DeepLift(MultiplierMethod):
         from ..coverage import ledger_table
 
         engine, books = self._engine, []
-        for rows, run, reference in self._runs():
+
+        def book(rows: slice, run: Run, reference: Run) -> None:
             count = rows.stop - rows.start
             runs = engine.graph, run.values, reference.values
             for picked in engine.output_slices(self._n_nodes, count):
                 ledger = Ledger(engine.graph.rows_first)
                 step = multiplier_step(*runs, self._setting(), ledger)
-                backward(engine.graph, self._seeds(run.values, picked), step)
-                books.append((ledger, count))
+                engine.backward(self._seeds(run.values, picked, rows), step)
+                books.append((rows.start, (ledger, count)))
+
+        self._each_pair(book)
+        books = [entry for _, entry in sorted(books, key=lambda b: b[0])]
         rule = repr(self._setting().rule)
         return ledger_table(books, {n.name: rule for n in engine.graph.nodes})
 
     def _describe(self) -> list[str]:
         return [
-            f"rule_name: {self.rule_name!r}",
+            f"rule_name: {self._rule_in_use()}",
             f"winner_takes_all: {self.winner_takes_all}",
             f"x_ref: {describe_reference(self.x_ref)}",
         ]
@@ -231,15 +265,18 @@ class DeepSHAP(MultiplierMethod):
         shifts: list[Any] = [0.0] * len(self._selected)
         for k, part in enumerate(chunks(n_ref, size)):
             references = engine.run(self._device_rows(self.data_ref, part))
-            for s, score in enumerate(self._scores(references.values)):
-                shifts[s] = shifts[s] + to_host(score.sum(axis=0)) / n_ref
-            for rows in self._blocks(len(self.data[0]), size):
-                run = engine.run(self._device_rows(self.data, rows))
-                if k == 0:
-                    self._store_scores(rows, run.values)
-                self._add_tile(rows, run, references)
-        for goal, shift in zip(self.decomp_goal, shifts, strict=True):
+            for s, flat in enumerate(self._flat(references.values)):
+                shifts[s] = shifts[s] + to_host(flat.sum(axis=0, keepdims=True)) / n_ref
+            self._each_block(partial(self._explain_rows, references, k == 0), size)
+        everyone = slice(0, len(self.data[0]))
+        for goal, shift in zip(self.decomp_goal, self._pick(shifts, everyone), strict=True):
             goal -= shift
+
+    def _explain_rows(self, references: Run, first: bool, rows: slice) -> None:
+        run = self._engine.run(self._device_rows(self.data, rows))
+        if first:
+            self._store_scores(rows, run.values)
+        self._add_tile(rows, run, references)
 
     def _add_tile(self, rows: slice, run: Run, references: Run) -> None:
         """Add the contributions of some rows against some references."""
@@ -247,34 +284,38 @@ class DeepSHAP(MultiplierMethod):
         for picked in self._engine.output_slices(self._n_nodes, max(n, n_part)):
             if n >= n_part:
                 for one in chunks(n_part, 1):
-                    found = self._contributions(run, self._engine.cut(references, one), picked)
+                    reference = self._engine.cut(references, one)
+                    found = self._contributions(run, reference, picked, rows)
                     self._store(rows, picked, found, share=1 / n_ref)
                 continue
             for one in chunks(n, 1):
-                found = self._contributions(self._engine.cut(run, one), references, picked)
-                total = [None if f is None else f.sum(axis=1, keepdims=True) for f in found]
                 row = slice(rows.start + one.start, rows.start + one.stop)
+                found = self._contributions(self._engine.cut(run, one), references, picked, row)
+                total = [None if f is None else f.sum(axis=1, keepdims=True) for f in found]
                 self._store(row, picked, total, share=1 / n_ref)
 
     def _explain_pairs(self) -> None:
         """One reference at a time, repeated for all rows: for graphs that move the batch axis."""
         engine, n_ref = self._engine, len(self.data_ref[0])
-        for rows in self._blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
+
+        def block(rows: slice) -> None:
             run, count = engine.run(self._device_rows(self.data, rows)), rows.stop - rows.start
             self._store_scores(rows, run.values)
             for part in chunks(n_ref, 1):
                 one = self._device_rows(self.data_ref, part)
                 reference = engine.run(engine.beside(one, run.inputs))
-                scores = self._scores(reference.values, count)
+                scores = self._scores(reference.values, rows)
                 for goal, score in zip(self.decomp_goal, scores, strict=True):
                     goal[rows] -= to_host(score) / n_ref
                 for picked in engine.output_slices(self._n_nodes, count):
-                    found = self._contributions(run, reference, picked)
+                    found = self._contributions(run, reference, picked, rows)
                     self._store(rows, picked, found, share=1 / n_ref)
+
+        self._each_block(block)
 
     def _describe(self) -> list[str]:
         return [
-            f"rule_name: {self.rule_name!r}",
+            f"rule_name: {self._rule_in_use()}",
             f"winner_takes_all: {self.winner_takes_all}",
             f"limit_ref: {self.limit_ref}",
             f"data_ref: {describe_reference(self.data_ref)}",

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..arrays import Array, lead, namespace, to_host
+from ..arrays import Array, is_float, lead, namespace, to_host
+from ..conventions import EXPECTED, GRADIENT, INTEGRATED, SMOOTHGRAD
 from ..errors import ArgumentError, ShapeError, shown
-from ..walk import backward, chunks, gradient_step
-from .base import Method, check_count, check_flags, explain_chunks, reached, times
+from ..walk import Values, chunks, gradient_step
+from .base import Engine, Method, check_count, check_flags, explain_chunks, reached, times
 
 if TYPE_CHECKING:
     from ..converter import Converter
@@ -31,6 +32,11 @@ class GradientMethod(Method):
         """Title of the values in plots."""
         return "Relevance" if self.times_input else "Gradient"
 
+    def _shown(self, gradients: Sequence[Array | None]) -> list[Array | None]:
+        """Return gradients that are not multiplied by the input, as `like` shows them."""
+        absolute = getattr(self._conventions, "absolute", False)
+        return [None if g is None else abs(g) if absolute else g for g in gradients]
+
 
 class Gradient(GradientMethod):
     """Gradients of the explained nodes with respect to the inputs.
@@ -43,9 +49,17 @@ class Gradient(GradientMethod):
         The instances to explain, one array per input.
     times_input : bool, default False
         Multiply by the input (Gradient x Input).
+    output_idx, output_label : node, list of nodes, or list of those per output, optional
+        What is explained; by default the first ten nodes of the first output. A node is a flat
+        index, a tuple with an index or slice per axis, a slice, a mask, or a label; "top3" and
+        "predicted" take other nodes in each row, told by `output_nodes`.
+    output_weights : array (nodes,) or (sums, *output_dim), dict of arrays, or list, optional
+        Explain weighted sums of an output instead; a dict names them, a list has one per output.
+    layer : str or list of str, optional
+        Tensors of the graph that values are attributed to instead of the inputs.
     **options
-        channels_first=True, output_idx=None, output_label=None, ignore_last_act=True,
-        verbose=None, dtype="float", device="cpu", batch_size=None, seed=None, like=None.
+        channels_first=True, ignore_last_act=True, verbose=None, dtype="float", device="cpu",
+        batch_size=None, seed=None, like=None.
 
     Raises
     ------
@@ -66,6 +80,7 @@ class Gradient(GradientMethod):
     """
 
     method_name: ClassVar[str] = "Gradient"
+    conventions = GRADIENT
 
     def __init__(
         self, converter: Converter, data: Any, *, times_input: bool = False, **options: Any
@@ -74,14 +89,16 @@ class Gradient(GradientMethod):
         self.times_input = times_input
         self._prepare(converter, _required(data), **options)
         self._allocate(len(self.data[0]))
-        engine = self._engine
         explain_chunks(
             self,
-            lambda values: gradient_step(engine.graph, values),
+            self._step,
             start=None,
-            finish=times if times_input else lambda signals, inputs: signals,
+            finish=times if times_input else lambda signals, inputs: self._shown(signals),
         )
         self._finish()
+
+    def _step(self, values: Values) -> Any:
+        return gradient_step(self._engine.graph, values)
 
     def _describe(self) -> list[str]:
         return [f"times_input: {self.times_input}"]
@@ -95,6 +112,8 @@ def _required(data: Any) -> Any:
 
 class PathMethod(GradientMethod):
     """Averages gradients over points: the loop that SmoothGrad, IG and EG share."""
+
+    cuts: ClassVar[bool] = True
 
     def _average(self, n: int, points: Callable, weights: np.ndarray | None = None) -> None:
         """Sum weight times gradient times factor over `n` points of each row.
@@ -110,33 +129,36 @@ class PathMethod(GradientMethod):
         engine, data = self._engine, self.data
         weights = np.full(n, 1 / n) if weights is None else weights
         size = engine.chunk_rows(self._n_nodes)
-        rows_step = min(size, len(data[0])) if engine.free_rows else size
-        for rows in self._blocks(len(data[0]), rows_step):
+
+        def block(rows: slice) -> None:
             inputs = self._device_rows(data, rows)
             self._store_scores(rows, engine.forward(inputs, keep=False))
             count = rows.stop - rows.start
             # A graph of fixed batch size runs one point of its rows at a time.
             together = max(1, size // count) if engine.graph.fixed_batch is None else 1
             slices = engine.output_slices(self._n_nodes, count * min(together, n))
-            totals: list[list[Array | None]] = [[None] * len(inputs) for _ in slices]
+            totals: list[list[Array | None]] = [[None] * len(engine.explained) for _ in slices]
             for draws in chunks(n, together):
-                self._add(inputs, points(inputs, draws), weights[draws], slices, totals)
+                self._add(rows, points(inputs, draws), weights[draws], slices, totals)
             for picked, signals in zip(slices, totals, strict=True):
                 self._store(rows, picked, signals)
 
-    def _add(self, inputs: Sequence[Array], drawn: Any, weights: Any, slices: Any, totals: Any):
+        self._each_block(block, size)
+
+    def _add(self, rows: slice, drawn: Any, weights: Any, slices: Any, totals: Any):
         """Add the part of some draws to the totals."""
         engine = self._engine
         points, factors = drawn
-        draws, count = len(weights), len(inputs[0])
-        xp = namespace(*inputs)
+        draws, count = len(weights), rows.stop - rows.start
+        xp = engine.xp
         w = xp.asarray(weights, dtype=engine.dtype)
         values = engine.forward([p.reshape(draws * count, *p.shape[2:]) for p in points])
         step = gradient_step(engine.graph, values)
         for picked, total in zip(slices, totals, strict=True):
-            seeds = self._seeds(values, picked)
-            signals = backward(engine.graph, seeds, step)
-            arrived = reached(signals, engine.input_names, draws * count)
+            seeds = self._seeds(values, picked, rows)
+            signals = engine.backward(seeds, step)
+            arrived = reached(signals, engine.explained, draws * count)
+            arrived = self._shown(arrived) if factors is None else arrived
             for i, s in enumerate(arrived):
                 if s is not None:
                     s = s.reshape(s.shape[0], draws, count, *s.shape[2:])
@@ -147,10 +169,8 @@ class PathMethod(GradientMethod):
 
 def one_reference(method: Method, x_ref: Any) -> list[Array]:
     """Return a reference of one row per input; zeros if none is given."""
-    engine = method._engine
     if x_ref is None:
-        specs = zip(engine.graph.inputs, method.data, strict=True)
-        return [np.zeros((1, *x.shape[1:]), x.dtype) for _, x in specs]
+        return _zeros(method)
     arrays = method._arrays(_with_rows(x_ref, method), "x_ref")
     if len(arrays[0]) != 1:
         raise ShapeError(
@@ -158,6 +178,21 @@ def one_reference(method: Method, x_ref: Any) -> list[Array]:
             "use DeepSHAP or ExpectedGradient for several"
         )
     return arrays
+
+
+def _zeros(method: Method) -> list[Array]:
+    """Return zeros for the inputs of the model, at the inner tensors of a token model."""
+    engine, converter = method._engine, method.converter
+    if engine.head is None or converter.graph.sources:
+        return [np.zeros((1, *x.shape[1:]), x.dtype) for x in method.data]
+    specs = converter.graph.inputs
+    if not all(is_float(spec.dtype) for spec in engine.head.inputs):
+        raise ArgumentError(
+            "a reference at a layer is computed from the inputs of the model, and some hold whole "
+            "numbers: give x_ref (or data_ref) with one array per input"
+        )
+    shapes = zip(specs, converter.input_dim, strict=True)
+    return engine.lift([np.zeros((1, *dim), engine.dtype) for _, dim in shapes])
 
 
 def _with_rows(x_ref: Any, method: Method) -> Any:
@@ -175,9 +210,9 @@ class SmoothGrad(PathMethod):
     ----------
     converter, data, **options
         As for `Gradient`.
-    n : int, default 50
+    n : int, default 50, or that of `like`
         Noisy copies.
-    noise_level : float, default 0.1
+    noise_level : float, default 0.1, or that of `like`
         Standard deviation of the noise, as a share of the range (max - min) of each instance, per
         input; as such where the range is 0.
     times_input : bool, default False
@@ -186,8 +221,9 @@ class SmoothGrad(PathMethod):
     Notes
     -----
     Smilkov et al. (2017), SmoothGrad: removing noise by adding noise. All rows share the same
-    standard normal draws; `seed` makes them reproducible. like="innsight" takes the range of the
-    whole batch.
+    standard normal draws; `seed` makes them reproducible. With `like`, the noise is that of zennit
+    (the last copy has none), innsight (the range of the whole batch), captum or iNNvestigate (where
+    noise_level is the standard deviation); captum's gradients lose their sign.
 
     Examples
     --------
@@ -199,31 +235,37 @@ class SmoothGrad(PathMethod):
     """
 
     method_name: ClassVar[str] = "SmoothGrad"
+    conventions = SMOOTHGRAD
 
     def __init__(
         self,
         converter: Converter,
         data: Any,
         *,
-        n: int = 50,
-        noise_level: float = 0.1,
+        n: int | None = None,
+        noise_level: float | None = None,
         times_input: bool = False,
         **options: Any,
     ) -> None:
         check_flags(times_input=times_input)
-        self.n, self.noise_level = check_count("n", n), _checked_level(noise_level)
         self.times_input = times_input
         self._prepare(converter, _required(data), **options)
+        known = self._conventions
+        self.n = check_count("n", known.n if n is None else n)
+        self.noise_level = _checked_level(known.noise_level if noise_level is None else noise_level)
         self._allocate(len(self.data[0]))
-        _check_noise(self.n, self.converter.input_dim)
+        _check_noise(self.n, [x.shape[1:] for x in self.data])
         rng = np.random.default_rng(self.seed)
         noise = [rng.standard_normal((self.n, *x.shape[1:])) for x in self.data]
-        ranges = [self._sigma(x) for x in self.data] if self.like == "innsight" else None
+        if known.clean_last:
+            for e in noise:
+                e[-1] = 0
+        ranges = [self._sigma(x) for x in self.data] if known.by_batch else None
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
             moved = []
             for i, x in enumerate(inputs):
-                if x.dtype.kind != "f":
+                if not self._engine.moved[i]:
                     moved.append(_repeat(x, draws.stop - draws.start))
                     continue
                 e = namespace(x).asarray(noise[i][draws], dtype=x.dtype)[:, None]
@@ -235,9 +277,10 @@ class SmoothGrad(PathMethod):
         self._finish()
 
     def _sigma(self, x: Array) -> Array:
-        axes = None if self.like == "innsight" else tuple(range(1, x.ndim))
-        spread = x.max(axis=axes, keepdims=True) - x.min(axis=axes, keepdims=True)
-        return self.noise_level * namespace(x).where(spread > 0, spread, 1).astype(x.dtype)
+        spread = self._conventions.scale(x)
+        if self._conventions.constant_rows:
+            spread = namespace(x).where(spread > 0, spread, 1)
+        return self.noise_level * spread.astype(x.dtype)
 
     def _describe(self) -> list[str]:
         return [
@@ -252,15 +295,15 @@ def _repeat(x: Array, draws: int) -> Array:
 
 
 def _on_path(
-    inputs: Sequence[Array], refs: Sequence[Array], alphas: np.ndarray
+    engine: Engine, inputs: Sequence[Array], refs: Sequence[Array], alphas: np.ndarray
 ) -> tuple[list[Array], list[Array]]:
     """Return points between references (draws or 1, 1, ...) and rows, and the differences.
 
-    Whole-number inputs stay what they are in each row.
+    Conditions stay what they are in each row.
     """
     path, factors = [], []
-    for x, ref in zip(inputs, refs, strict=True):
-        if x.dtype.kind != "f":
+    for x, ref, moved in zip(inputs, refs, engine.moved, strict=True):
+        if not moved:
             path.append(_repeat(x, len(alphas)))
             factors.append(x[None])
             continue
@@ -291,39 +334,6 @@ def _checked_level(level: Any) -> float:
     return float(level)
 
 
-MAX_GAUSS_POINTS = 1000  # an eigenvalue problem of this size
-
-
-def _riemann(n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    return (np.arange(n) + shift) / n, np.full(n, 1 / n)
-
-
-def _trapezoid(n: int) -> tuple[np.ndarray, np.ndarray]:
-    if n < 2:
-        raise ArgumentError("quadrature 'trapezoid' needs n >= 2 points")
-    weights = np.full(n, 1 / (n - 1))
-    weights[[0, -1]] /= 2
-    return np.linspace(0, 1, n), weights
-
-
-def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
-    if n > MAX_GAUSS_POINTS:
-        raise ArgumentError(
-            f"quadrature 'gauss_legendre' needs n <= {MAX_GAUSS_POINTS:,} points, got {n}"
-        )
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return (nodes + 1) / 2, weights / 2
-
-
-QUADRATURES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
-    "riemann_right": lambda n: _riemann(n, 1.0),
-    "riemann_left": lambda n: _riemann(n, 0.0),
-    "riemann_middle": lambda n: _riemann(n, 0.5),
-    "trapezoid": _trapezoid,
-    "gauss_legendre": _gauss_legendre,
-}
-
-
 class IntegratedGradient(PathMethod):
     """Mean gradient on the straight path from a reference to the input, times the difference.
 
@@ -332,14 +342,16 @@ class IntegratedGradient(PathMethod):
     converter, data, **options
         As for `Gradient`.
     x_ref : array (1, *input_dim) or list of those, optional
-        The reference; zeros by default.
-    n : int, default 50
+        The reference; zeros by default. With `layer` the path starts from the value that the layer
+        has there; what goes around the layer, and whole-number inputs, stay at the data.
+    n : int, default 50, or that of `like`
         Points on the path.
     times_input : bool, default True
         Multiply by the difference to the reference; then the values add up to `decomp_goal`, up
         to the error of the quadrature.
-    quadrature : str, default "riemann_right"
-        "riemann_right", "riemann_left", "riemann_middle", "trapezoid" or "gauss_legendre".
+    quadrature : str, default "riemann_right", or that of `like`
+        "riemann_right", "riemann_left", "riemann_middle", "trapezoid" or "gauss_legendre"; captum's
+        trapezoid has weights that add up to 1 - 1 / n.
 
     Notes
     -----
@@ -355,6 +367,7 @@ class IntegratedGradient(PathMethod):
     """
 
     method_name: ClassVar[str] = "IntegratedGradient"
+    conventions = INTEGRATED
 
     def __init__(
         self,
@@ -362,31 +375,38 @@ class IntegratedGradient(PathMethod):
         data: Any,
         *,
         x_ref: Any = None,
-        n: int = 50,
+        n: int | None = None,
         times_input: bool = True,
-        quadrature: str = "riemann_right",
+        quadrature: str | None = None,
         **options: Any,
     ) -> None:
         check_flags(times_input=times_input)
-        if not isinstance(quadrature, str) or quadrature not in QUADRATURES:
-            raise ArgumentError(
-                f"quadrature must be one of {', '.join(QUADRATURES)}, got {shown(quadrature)}"
-            )
-        self.n, self.times_input, self.quadrature = check_count("n", n), times_input, quadrature
-        alphas, weights = QUADRATURES[quadrature](self.n)
+        self.times_input = times_input
         self._prepare(converter, _required(data), **options)
+        alphas, weights = self._quadrature(n, quadrature)
         self.x_ref = one_reference(self, x_ref)
         self._allocate(len(self.data[0]))
         refs = [self._engine.xp.asarray(r)[None] for r in self.x_ref]
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
-            path, factors = _on_path(inputs, refs, alphas[draws])
+            path, factors = _on_path(self._engine, inputs, refs, alphas[draws])
             return path, (factors if times_input else None)
 
         self._average(self.n, points, weights)
         for goal, start in zip(self.decomp_goal, self._reference_scores(self.x_ref), strict=True):
             goal -= start
         self._finish()
+
+    def _quadrature(self, n: int | None, name: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Check and remember the quadrature; return its nodes and weights on [0, 1]."""
+        known = self._conventions
+        name = known.quadrature if name is None else name
+        if not isinstance(name, str) or name not in known.quadratures:
+            whose = "" if self.like is None else f" for like={self.like!r}"
+            choices = ", ".join(known.quadratures)
+            raise ArgumentError(f"quadrature must be one of {choices}{whose}, got {shown(name)}")
+        self.n, self.quadrature = check_count("n", known.n if n is None else n), name
+        return known.quadratures[name](self.n)
 
     def _describe(self) -> list[str]:
         return [
@@ -415,7 +435,7 @@ class ExpectedGradient(PathMethod):
         As for `Gradient`.
     data_ref : array (references, *input_dim) or list of those, optional
         References, drawn with replacement; one row of zeros by default.
-    n : int, default 50
+    n : int, default 50, or that of `like`
         Draws of a reference and a point on the path to it; the same for all rows, inputs and
         outputs.
 
@@ -434,12 +454,19 @@ class ExpectedGradient(PathMethod):
     """
 
     method_name: ClassVar[str] = "ExpectedGradient"
+    conventions = EXPECTED
 
     def __init__(
-        self, converter: Converter, data: Any, *, data_ref: Any = None, n: int = 50, **options: Any
+        self,
+        converter: Converter,
+        data: Any,
+        *,
+        data_ref: Any = None,
+        n: int | None = None,
+        **options: Any,
     ) -> None:
-        self.n = check_count("n", n)
         self._prepare(converter, _required(data), **options)
+        self.n = check_count("n", self._conventions.n if n is None else n)
         self.data_ref = reference_rows(self, data_ref)
         self._allocate(len(self.data[0]))
         rng = np.random.default_rng(self.seed)
@@ -449,7 +476,7 @@ class ExpectedGradient(PathMethod):
         def points(inputs: Sequence[Array], draws: slice) -> Any:
             xp = self._engine.xp
             refs = [xp.asarray(r[drawn[draws]])[:, None] for r in self.data_ref]
-            return _on_path(inputs, refs, alphas[draws])
+            return _on_path(self._engine, inputs, refs, alphas[draws])
 
         self._average(self.n, points)
         self._subtract_references()
@@ -461,7 +488,11 @@ class ExpectedGradient(PathMethod):
         if engine.free_rows:  # references run together
             blocks = chunks(n_ref, engine.chunk_rows())
             runs = (engine.forward(self._device_rows(self.data_ref, b), False) for b in blocks)
-            scores = ([to_host(s.sum(axis=0)) for s in self._scores(values)] for values in runs)
+            sums = [
+                [to_host(flat.sum(axis=0, keepdims=True)) for flat in self._flat(values)]
+                for values in runs
+            ]
+            scores = (self._pick(flats, slice(0, len(self.data[0]))) for flats in sums)
         else:
             singles = ([r[k : k + 1] for r in self.data_ref] for k in range(n_ref))
             scores = (self._reference_scores(one) for one in singles)

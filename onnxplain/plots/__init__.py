@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .mpl import Figure, boxplot, plot, plot_global
+    from .figures import beeswarm, boxplot, compare, plot, plot_global, waterfall
+    from .mpl import Figure
 
-__all__ = ["plot", "plot_global", "boxplot", "Figure"]
+__all__ = ["plot", "plot_global", "boxplot", "beeswarm", "waterfall", "compare", "Figure"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import mpl
+    if name == "Figure":
+        from .mpl import Figure
 
-    return getattr(mpl, name)
+        return Figure
+    from . import figures
+
+    return getattr(figures, name)

@@ -95,6 +95,7 @@ def linear():
 
 
 def convolutions():
+    yield Case("Conv", [spread(2, 16, 6, 7), spread(16, 16, 3, 3) / 16], {"pads": (1, 1, 1, 1)})
     yield Case("Conv", [SIGNAL, spread(5, 4, 3), spread(5)])
     yield Case("Conv", [SIGNAL, spread(5, 4, 1)])
     yield Case("Conv", [SIGNAL, spread(4, 1, 3), spread(4)], {"group": 4, "pads": (2, 1)})

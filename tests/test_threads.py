@@ -1,0 +1,130 @@
+"""Threads change how fast explanations are, never what they say."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import onnxplain as ox
+from onnxplain import threads
+from onnxplain.errors import ArgumentError
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    yield
+    threads.set_num_threads(None)
+
+
+def names_of_threads(items):
+    seen = set()
+    threads.each(lambda _: seen.add(threading.current_thread().name), range(items))
+    return seen
+
+
+def test_outside_a_pool_tasks_run_here():
+    threads.set_num_threads(3)
+    assert names_of_threads(5) == {threading.current_thread().name}
+
+
+def test_inside_a_pool_tasks_run_on_its_threads():
+    threads.set_num_threads(3)
+    with threads.pool():
+        assert all(name.startswith("onnxplain") for name in names_of_threads(5))
+
+
+def test_a_single_task_runs_here():
+    threads.set_num_threads(3)
+    with threads.pool():
+        assert names_of_threads(1) == {threading.current_thread().name}
+
+
+def test_tasks_of_tasks_run_where_the_task_runs():
+    threads.set_num_threads(2)
+    inner = []
+    with threads.pool():
+        threads.each(lambda _: inner.append(len(names_of_threads(4))), range(4))
+    assert inner == [1, 1, 1, 1]
+
+
+def test_matrix_products_use_one_thread_inside_a_pool():
+    import threadpoolctl
+
+    def most():
+        info = threadpoolctl.threadpool_info()
+        return max((p["num_threads"] for p in info if p["user_api"] == "blas"), default=1)
+
+    threads.set_num_threads(2)
+    before = most()
+    with threads.pool():
+        assert most() == 1
+    assert most() == before
+
+
+def test_the_first_error_comes_out():
+    def fail(i):
+        if i == 2:
+            raise ValueError("two")
+
+    threads.set_num_threads(2)
+    with threads.pool(), pytest.raises(ValueError, match="two"):
+        threads.each(fail, range(5))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
+def test_number_of_threads_is_checked(n):
+    with pytest.raises(ArgumentError, match="whole number >= 1"):
+        ox.set_num_threads(n)
+
+
+def test_environment_sets_the_default(monkeypatch):
+    monkeypatch.setenv("ONNXPLAIN_NUM_THREADS", "7")
+    assert ox.get_num_threads() == 7
+    monkeypatch.setenv("ONNXPLAIN_NUM_THREADS", "many")
+    with pytest.raises(ArgumentError, match="ONNXPLAIN_NUM_THREADS"):
+        ox.get_num_threads()
+
+
+def image_model():
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(size=(16, 3, 3, 3)) / 5,
+        "w2": rng.normal(size=(16, 16, 3, 3)) / 12,
+        "w3": rng.normal(size=(16, 1, 3, 3)) / 3,
+        "w4": rng.normal(size=(4, 16)) / 4,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1] * 4),
+        helper.make_node("Conv", ["c", "w3"], ["d"], pads=[1] * 4, group=16),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("GlobalAveragePool", ["e"], ["f"]),
+        helper.make_node("Flatten", ["f"], ["g"]),
+        helper.make_node("Gemm", ["g", "w4"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "image",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 40, 40])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(w.astype(np.float32), k) for k, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("method", [ox.Gradient, ox.LRP, ox.DeepLift, ox.IntegratedGradient])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_results_are_the_same_bit_for_bit_with_any_number_of_threads(method, rows):
+    converter = ox.convert(image_model())
+    x = np.random.default_rng(1).random((rows, 3, 40, 40))
+    options = {"n": 4} if method is ox.IntegratedGradient else {}
+    found = []
+    for n in (1, 2, 5):
+        ox.set_num_threads(n)
+        found.append(method(converter, x, verbose=False, **options))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.get_result(), found[0].get_result())
+        np.testing.assert_array_equal(other.preds[0], found[0].preds[0])
