@@ -20,7 +20,7 @@ from .errors import ArgumentError, shown
 T = TypeVar("T")
 
 _VARIABLE = "ONNXPLAIN_NUM_THREADS"
-_here = threading.local()  # .open: inside `pool`; .worker: on a thread of the pool
+_here = threading.local()  # .inside: in `pool`, or on a thread of it; .open: work may be split
 _chosen: int | None = None
 
 
@@ -78,21 +78,45 @@ def _cores() -> Sequence[int] | set[int]:
 
 
 @contextmanager
-def pool() -> Iterator[None]:
-    """Let `each` use threads in here, and hold BLAS to one thread meanwhile."""
-    if get_num_threads() == 1 or _busy():
+def pool(split: bool = True) -> Iterator[None]:
+    """Let `each` use threads in here, and hold BLAS to one thread meanwhile.
+
+    Where the work cannot be split, BLAS has all threads instead.
+    """
+    if getattr(_here, "inside", False):
         yield
         return
-    _here.open = True
+    _here.inside, _here.open = True, split
     try:
-        with _blas().limit(limits=1, user_api="blas"):
+        with _blas_threads(1 if split else get_num_threads()):
             yield
     finally:
-        _here.open = False
+        _here.inside = _here.open = False
 
 
-def _busy() -> bool:
-    return getattr(_here, "open", False) or getattr(_here, "worker", False)
+class _blas_threads:
+    """Limits BLAS, for the whole process: the first who enters sets it, the last resets it."""
+
+    _lock = threading.Lock()
+    _users = 0
+    _limit: Any = None
+
+    def __init__(self, n: int):
+        self._n = n
+
+    def __enter__(self) -> None:
+        cls = type(self)
+        with cls._lock:
+            if cls._users == 0:
+                cls._limit = _blas().limit(limits=self._n, user_api="blas")
+            cls._users += 1
+
+    def __exit__(self, *error: object) -> None:
+        cls = type(self)
+        with cls._lock:
+            cls._users -= 1
+            if cls._users == 0:
+                cls._limit.restore_original_limits()
 
 
 @cache
@@ -108,7 +132,11 @@ def _executor(n: int) -> ThreadPoolExecutor:
 
 
 def _become_worker() -> None:
-    _here.worker = True
+    _here.inside = True
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_executor.cache_clear)
 
 
 def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
@@ -117,11 +145,12 @@ def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
     The first error of a task is raised once all tasks that had started are done.
     """
     items = list(items)
-    if len(items) < 2 or not getattr(_here, "open", False):
+    n = get_num_threads()
+    if n == 1 or len(items) < 2 or not getattr(_here, "open", False):
         for item in items:
             task(item)
         return
-    futures = [_executor(get_num_threads()).submit(task, item) for item in items]
+    futures = [_executor(n).submit(task, item) for item in items]
     try:
         for future in futures:
             future.result()

@@ -22,6 +22,13 @@ def names_of_threads(items):
     return seen
 
 
+def blas_threads():
+    import threadpoolctl
+
+    info = threadpoolctl.threadpool_info()
+    return max((p["num_threads"] for p in info if p["user_api"] == "blas"), default=1)
+
+
 def test_outside_a_pool_tasks_run_here():
     threads.set_num_threads(3)
     assert names_of_threads(5) == {threading.current_thread().name}
@@ -48,17 +55,31 @@ def test_tasks_of_tasks_run_where_the_task_runs():
 
 
 def test_matrix_products_use_one_thread_inside_a_pool():
-    import threadpoolctl
-
-    def most():
-        info = threadpoolctl.threadpool_info()
-        return max((p["num_threads"] for p in info if p["user_api"] == "blas"), default=1)
-
     threads.set_num_threads(2)
-    before = most()
+    before = blas_threads()
     with threads.pool():
-        assert most() == 1
-    assert most() == before
+        assert blas_threads() == 1
+    assert blas_threads() == before
+
+
+def test_two_explanations_at_once_leave_the_number_of_blas_threads_as_it_was():
+    before, inside = blas_threads(), threading.Barrier(2)
+
+    def explain():
+        with threads.pool():
+            inside.wait()
+
+    first, second = (threading.Thread(target=explain) for _ in range(2))
+    first.start(), second.start()
+    first.join(), second.join()
+    assert blas_threads() == before
+
+
+def test_work_that_cannot_be_split_leaves_threads_to_blas():
+    threads.set_num_threads(3)
+    with threads.pool(split=False):
+        assert names_of_threads(4) == {threading.current_thread().name}
+        assert blas_threads() in (1, 2, 3)  # never more than asked for
 
 
 def test_the_first_error_comes_out():

@@ -162,8 +162,9 @@ class Engine:
 
         The matrix products of a single block are left to the threads of BLAS.
         """
-        useful = self.xp is np and (n_blocks > 1 or self._convolves)
-        return pool() if useful else nullcontext()
+        if self.xp is not np:
+            return nullcontext()
+        return pool(split=n_blocks > 1 or self._convolves)
 
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
         """Cut the explained outputs so that their signals fit into memory."""
@@ -286,7 +287,8 @@ class Method:
         like: str | None = None,
         **unknown: Any,
     ) -> None:
-        self._check_arguments(converter, data, unknown)
+        self._check_arguments(converter, data)
+        self._check_unknown(unknown)
         check_flags(channels_first=channels_first, ignore_last_act=ignore_last_act)
         if verbose is not None:
             check_flags(verbose=verbose)
@@ -312,7 +314,7 @@ class Method:
         if self._engine.inner:
             self.channels_first = True  # inner tensors are as the graph has them
 
-    def _check_arguments(self, converter: Any, data: Any, unknown: Mapping[str, Any]) -> None:
+    def _check_arguments(self, converter: Any, data: Any) -> None:
         from ..converter import Converter
 
         if not isinstance(converter, Converter):
@@ -322,6 +324,8 @@ class Method:
             raise ArgumentError(
                 f"the first argument must be a Converter, got {type(converter).__name__}; {advice}"
             )
+
+    def _check_unknown(self, unknown: Mapping[str, Any]) -> None:
         for name in unknown:
             known = list(inspect.signature(type(self)).parameters)[2:]
             close = difflib.get_close_matches(name, known, 1, 0.5)
@@ -701,9 +705,44 @@ class Method:
         >>> gradient.summed(axis=0).get_result().shape
         (2, 8, 8, 10)
         """
-        from ..results import summed
+        from ..groups import summed
 
         return summed(self, axis)
+
+    def grouped(self, groups: Any, reduce: str = "sum") -> Method:
+        """Return a copy of this result with features taken together.
+
+        Parameters
+        ----------
+        groups : dict, array, "channels" or "places", or list or dict of these
+            Of a table or a signal a dict `{name: members}`: names of features or positions (also
+            patterns such as "colour_*"), or their indices; what is in no group stays alone. Of an
+            image a dict `{name: mask}` with masks of its places; what is in none is "others". Or a
+            label for each place (superpixels), which may differ between data points: whole numbers
+            or names of shape (height, width) or (batch, height, width). A group takes in all
+            channels of a place. "channels" keeps one value per channel, "places" one per place. Of
+            several inputs a list with one entry per input, or a dict by "Input_1", ...; inputs
+            that are not named stay as they are.
+        reduce : {"sum", "mean", "norm"}, default "sum"
+            How values are put together; "sum" leaves `decomp_sum` as it is.
+
+        Raises
+        ------
+        SelectionError, ShapeError, ArgumentError
+            If groups overlap, or do not fit the names or shapes of the inputs.
+
+        Examples
+        --------
+        >>> import numpy as np, onnxplain as ox
+        >>> from onnxplain.demo import MODEL, digits
+        >>> lrp = ox.LRP(ox.convert(MODEL), digits()[0][:2])
+        >>> halves = np.repeat(["top", "bottom"], [4 * 8, 4 * 8]).reshape(8, 8)
+        >>> lrp.grouped(halves).get_result().shape
+        (2, 2, 10)
+        """
+        from ..groups import grouped
+
+        return grouped(self, groups, reduce)
 
     def get_result(self, type: str = "array") -> Any:
         """Return the result as "array", "data.frame", "xarray" or "torch.tensor".
@@ -779,7 +818,7 @@ def _ancestors(graph: Graph, tensor: str) -> set[str]:
 def _full_signature(cls: type) -> inspect.Signature:
     """Return the signature of a method with the common options in place of **options."""
     own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    common = list(inspect.signature(Method._prepare).parameters.values())[3:]
+    common = list(inspect.signature(cls._prepare).parameters.values())[3:]
     variadic = inspect.Parameter.VAR_KEYWORD
     return inspect.Signature([p for p in [*own, *common] if p.kind != variadic])
 
