@@ -15,6 +15,7 @@ import numpy as np
 from ..arrays import Array, is_float, lead, namespace, to_host
 from ..conventions import EXPECTED, GRADIENT, INTEGRATED, SMOOTHGRAD
 from ..errors import ArgumentError, ShapeError, shown
+from ..kernels.linear import Gemm, MatMul
 from ..walk import Values, chunks, gradient_step
 from .base import Engine, Method, check_count, check_flags, explain_chunks, reached, times
 
@@ -139,15 +140,16 @@ class PathMethod(GradientMethod):
             slices = engine.output_slices(self._n_nodes, count * min(together, n))
             totals: list[list[Array | None]] = [[None] * len(engine.explained) for _ in slices]
             for draws in chunks(n, together):
-                self._add(rows, points(inputs, draws), weights[draws], slices, totals)
+                self._add(engine, rows, points(inputs, draws), weights[draws], slices, totals)
             for picked, signals in zip(slices, totals, strict=True):
                 self._store(rows, picked, signals)
 
         self._each_block(block, size)
 
-    def _add(self, rows: slice, drawn: Any, weights: Any, slices: Any, totals: Any):
+    def _add(
+        self, engine: Engine, rows: slice, drawn: Any, weights: Any, slices: Any, totals: Any
+    ) -> None:
         """Add the part of some draws to the totals."""
-        engine = self._engine
         points, factors = drawn
         draws, count = len(weights), rows.stop - rows.start
         xp = engine.xp
@@ -392,10 +394,54 @@ class IntegratedGradient(PathMethod):
             path, factors = _on_path(self._engine, inputs, refs, alphas[draws])
             return path, (factors if times_input else None)
 
-        self._average(self.n, points, weights)
+        first = first_dense_layers(self._engine)
+        if first:
+            self._average_behind(first, alphas, weights)
+        else:
+            self._average(self.n, points, weights)
         for goal, start in zip(self.decomp_goal, self._reference_scores(self.x_ref), strict=True):
             goal -= start
         self._finish()
+
+    def _average_behind(
+        self, first: Sequence[str], alphas: np.ndarray, weights: np.ndarray
+    ) -> None:
+        """Follow the path behind the first layers: they are linear, so it is straight there too.
+
+        Neither they nor their transpose are computed point by point, only once per row.
+        """
+        engine = self._engine
+        behind = Engine(
+            self.converter,
+            engine.dtype,
+            self.device,
+            self.batch_size,
+            self.ignore_last_act,
+            cut_at=first,
+            inner=first,
+        )
+        refs = [engine.xp.asarray(r) for r in self.x_ref]
+        starts = engine.forward(refs)
+        size = engine.chunk_rows(self._n_nodes)
+
+        def block(rows: slice) -> None:
+            inputs, count = self._device_rows(self.data, rows), rows.stop - rows.start
+            values = engine.forward(inputs)
+            self._store_scores(rows, values)
+            ends, together = [values[name] for name in first], max(1, size // count)
+            slices = engine.output_slices(self._n_nodes, count * min(together, self.n))
+            totals: list[list[Array | None]] = [[None] * len(first) for _ in slices]
+            for draws in chunks(self.n, together):
+                path, _ = _on_path(behind, ends, [starts[f][None] for f in first], alphas[draws])
+                self._add(behind, rows, (path, None), weights[draws], slices, totals)
+            step = gradient_step(engine.graph, values)
+            for picked, means in zip(slices, totals, strict=True):
+                seeds = {f: m for f, m in zip(first, means, strict=True) if m is not None}
+                arrived = reached(engine.backward(seeds, step), engine.explained, count)
+                moved = [x - r for x, r in zip(inputs, refs, strict=True)]
+                self._store(rows, picked, times(arrived, moved) if self.times_input else arrived)
+
+        self._each_block(block, size)
 
     def _quadrature(self, n: int | None, name: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Check and remember the quadrature; return its nodes and weights on [0, 1]."""
@@ -415,6 +461,31 @@ class IntegratedGradient(PathMethod):
             f"quadrature: {self.quadrature!r}",
             f"x_ref: {describe_reference(self.x_ref)}",
         ]
+
+
+def first_dense_layers(engine: Engine) -> list[str]:
+    """Return what the first layers make if all of them are dense and little larger than the input.
+
+    Between the inputs and them, elements are moved only.
+    """
+    graph = engine.graph
+    if engine.inner or not engine.free_rows:
+        return []
+    plain, made = set(engine.input_names), []
+    for node in graph.nodes:
+        if not plain.intersection(node.inputs):
+            continue
+        if node.kernel.family == "routing" and sum(node.kernel.active) == 1:
+            plain.update(name for name in node.outputs if name)
+        elif isinstance(node.kernel, (Gemm, MatMul)) and sum(node.kernel.active) == 1:
+            made.append(node.outputs[0])
+        else:
+            return []
+    if plain.union(made).intersection(engine.targets):
+        return []
+    shapes = engine.trial.shapes
+    sizes = [sum(math.prod(shapes[n][1:]) for n in names) for names in (made, engine.input_names)]
+    return made if sizes[0] <= 2 * sizes[1] else []
 
 
 def describe_reference(arrays: Sequence[np.ndarray]) -> str:
