@@ -240,7 +240,7 @@ def differences(model, x, v, method, step=1e-6):
 def scores(model, x, method):
     """Return the explained nodes of one row, before the last activation, in float64."""
     engine = method._engine
-    return [s[0] for s in method._scores(engine.forward(x))]
+    return [s[0] for s in method._scores(engine.forward(x), slice(0, 1))]
 
 
 # -- additivity -----------------------------------------------------------------------------------

@@ -256,8 +256,9 @@ def test_lrp_books_all_relevance(block, draw):
             flow[node.name] = sum(np.abs(s).sum() for s in (*r, *out) if s is not None)
             return out
 
-        start = lrp._start(lrp._scores(values))
-        backward(graph, lrp._seeds(values, slice(0, lrp._n_nodes), start), watched)
+        rows = slice(0, len(data[0]))
+        start = lrp._start(lrp._parts(values, rows))
+        backward(graph, lrp._seeds(values, slice(0, lrp._n_nodes), rows, start), watched)
         for entry in ledger.entries:
             gap = np.abs(entry.gap).max()
             assert gap <= 1e-9 * max(1.0, flow[entry.node.name]), entry.node.label
@@ -385,6 +386,7 @@ def test_blocks_cover_the_differentiable_operators():
 
     look()
     wanted = {op for op in ox.registered_ops() if _differentiable(op)}
+    wanted = {op for op in wanted if not op.startswith("onnxplain.")}  # of graphs being built
     assert wanted - made <= {
         "CastLike",
         "ReduceProd",
@@ -396,7 +398,7 @@ def test_blocks_cover_the_differentiable_operators():
         "CumProd",
         "com.microsoft.QuickGelu",
         "Upsample",
-        "onnxplain.ChannelAffine",
+        "RotaryEmbedding",
         *(f"ai.onnx.ml.{op}" for op in ("ArrayFeatureExtractor", "Imputer", "Normalizer")),
     }
 

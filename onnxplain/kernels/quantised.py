@@ -246,6 +246,7 @@ class ConvInteger(Forward, op="ConvInteger", since=10):
     """y = the convolution of x - zero point with w - zero point, in whole numbers."""
 
     apply, _windows = Conv.apply, Conv._windows
+    fast = False  # whole numbers stay whole
 
     def forward(self, x, w, x_zero=None, w_zero=None):
         y = self.apply(_centred(x, x_zero, 0), _centred(w, w_zero, 0))
