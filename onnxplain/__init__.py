@@ -13,7 +13,11 @@ from .methods.cam import Deconvnet, GradCAM, GradCAMPlusPlus, GuidedBackprop
 from .methods.connection_weights import ConnectionWeights
 from .methods.deeplift import DeepLift, DeepSHAP
 from .methods.gradients import ExpectedGradient, Gradient, IntegratedGradient, SmoothGrad
+from .methods.lime import LIME
 from .methods.lrp import LRP
+from .report import report
+from .methods.shap import SHAP
+from .storage import load
 from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -30,9 +34,13 @@ run_gradcam = GradCAM
 run_gradcampp = GradCAMPlusPlus
 run_guided_backprop = GuidedBackprop
 run_deconvnet = Deconvnet
+run_lime = LIME
+run_shap = SHAP
 
 __all__ = [
+    "LIME",
     "LRP",
+    "SHAP",
     "Comparison",
     "ConnectionWeights",
     "Converter",
@@ -50,8 +58,10 @@ __all__ = [
     "compare_models",
     "convert",
     "get_num_threads",
+    "load",
     "presets",
     "registered_ops",
+    "report",
     "rules",
     "run_cw",
     "run_deconvnet",
@@ -63,7 +73,9 @@ __all__ = [
     "run_gradcampp",
     "run_guided_backprop",
     "run_intgrad",
+    "run_lime",
     "run_lrp",
+    "run_shap",
     "run_smoothgrad",
     "set_num_threads",
 ]

@@ -1,4 +1,4 @@
-"""The command line: `onnxplain inspect`, `onnxplain explain` and `onnxplain demo`."""
+"""The command line: `onnxplain inspect`, `explain`, `show`, `plot` and `demo`."""
 
 import inspect
 import warnings
@@ -27,6 +27,7 @@ METHODS = {
     "guided": "GuidedBackprop",
     "deconvnet": "Deconvnet",
 }
+AGNOSTIC = {"lime": "LIME", "shap": "SHAP"}  # no node is walked through: nothing to inspect
 
 ROWS_SHOWN = 10
 
@@ -195,7 +196,7 @@ def coverage_summary(coverages: dict[str, Any]) -> str:
 def explain_options(command: Callable) -> Callable:
     """Add the options of `explain`, in the order in which help lists them."""
     options = [
-        click.option("--method", type=click.Choice(list(METHODS)), required=True),
+        click.option("--method", type=click.Choice([*METHODS, *AGNOSTIC]), required=True),
         click.option("--out", type=FILE, help="Write the result: .npz, .csv, .parquet or .nc."),
         click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg or .jpg."),
         click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
@@ -227,7 +228,8 @@ def explain_options(command: Callable) -> Callable:
             "--winner-takes-all/--share-pooling", default=None, help="How max-pools pass."
         ),
         click.option("--reference", type=FILE, help="Reference input(s), read like DATA."),
-        click.option("--limit-ref", type=int, help="References used at most (deepshap)."),
+        click.option("--limit-ref", type=int, help="References used at most (deepshap, shap)."),
+        click.option("--n-permutations", type=int, help="Changed rows (lime) or orders (shap)."),
         click.option("--n", type=int, help="Samples or steps (smoothgrad, intgrad, expgrad)."),
         click.option("--noise-level", type=float, help="Noise of smoothgrad."),
         click.option("--quadrature", help="Integration rule of intgrad."),
@@ -275,7 +277,7 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
     import onnxplain
     from onnxplain.files import PLOTS, RESULTS, check_target, write_plot, write_result
 
-    explainer = getattr(onnxplain, METHODS[method])
+    explainer = getattr(onnxplain, (METHODS | AGNOSTIC)[method])
     arguments = method_arguments(method, explainer, options)
     sources = [path for path in (model, *data, options["reference"]) if path]
     for path in sources:
@@ -351,6 +353,7 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
         "rule_param": by_key(options["rule_param"], number),
         "winner_takes_all": options["winner_takes_all"],
         "limit_ref": options["limit_ref"],
+        "n_permutations": options["n_permutations"],
         "n": options["n"],
         "noise_level": options["noise_level"],
         "quadrature": options["quadrature"],
@@ -365,15 +368,16 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
     wrong = [key for key in given if key not in allowed]
     if options["reference"] and not reference:
         wrong.append("reference")
+    wrong += [key for key in ("like", "layer") if options[key] and key not in allowed]
     if wrong:
         known = sorted((allowed & own.keys()) | ({"reference"} if reference else set()))
         raise ArgumentError(
             f"method {name} has no {flags(wrong)}; its own options are {flags(known) or 'none'}"
         )
-    return given | {
+    common = {
         "output_idx": per_output(options["output_idx"]),
         "output_label": per_output(options["output_label"]),
-        "ignore_last_act": not options["keep_last_act"],
+        "ignore_last_act": not options["keep_last_act"] and name not in AGNOSTIC,
         "channels_first": not options["channels_last"],
         "dtype": options["dtype"],
         "device": options["device"],
@@ -383,6 +387,7 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
         "layer": options["layer"],
         "verbose": False if options["quiet"] else None,
     }
+    return given | {key: value for key, value in common.items() if key in allowed}
 
 
 def parameters(explainer: type) -> set[str]:
@@ -473,6 +478,46 @@ def existing(path: Path) -> None:
         raise DataError(f"{path}: there is no such file")
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file")
+
+
+# results in files
+
+
+@main.command()
+@click.argument("result", type=FILE)
+def show(result: Path) -> None:
+    """Show what RESULT holds, an .npz file that `explain --out` wrote, and how it was made."""
+    from onnxplain.storage import load
+
+    method = load(result)
+    click.echo(repr(method))
+    told = method.provenance
+    versions = ", ".join(f"{name} {number}" for name, number in told["versions"].items())
+    arguments = ", ".join(f"{name}={text}" for name, text in told["arguments"].items())
+    for title, text in (
+        ("created", told["created"]),
+        ("with", versions),
+        ("model", told["model_hash"] or "a function"),
+        ("seed", told["seed"]),
+        ("arguments", arguments),
+    ):
+        click.echo(f"{title + ':':11}{text}")
+    click.echo(f"\n{summary(method)}")
+
+
+@main.command("plot")
+@click.argument("result", type=FILE)
+@click.argument("picture", type=FILE)
+@click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first.")
+@click.option("--output-label", type=WORDS, help="Nodes to draw, by name; else the first.")
+def plot_result(result: Path, picture: Path, **choice: Any) -> None:
+    """Draw RESULT, an .npz file that `explain --out` wrote, as PICTURE (.png, .pdf, .svg, .jpg)."""
+    from onnxplain.files import PLOTS, check_target, write_plot
+    from onnxplain.storage import load
+
+    check_target(picture, PLOTS, [result])
+    write_plot(load(result), picture, **choice)
+    click.echo(f"wrote {picture}")
 
 
 # demo

@@ -44,6 +44,7 @@ def coverage(converter: Converter, method: str | None = None) -> pd.DataFrame:
     import pandas as pd
 
     walks = list(WALKS) if method is None else [walk_of(method)]
+    read = {name for node in converter.graph.nodes for name in node.inputs}
     rows = []
     for node in converter.graph.nodes:
         row: dict[str, Any] = {
@@ -52,22 +53,28 @@ def coverage(converter: Converter, method: str | None = None) -> pd.DataFrame:
             "family": node.kernel.family if any(node.kernel.active) else "constant",
         }
         for walk in walks:
-            rule, exact, remark = (
-                node.kernel.describe(walk)
-                if any(node.kernel.active)
-                else (
-                    "none",
-                    True,
-                    "carries no data",
-                )
-            )
+            rule, exact, remark = _words(node, walk, read)
             end = "" if method is not None else f" ({walk})"
             row |= {f"rule{end}": rule, f"exact{end}": exact, f"remark{end}": remark}
         rows.append(row | {"joined": ", ".join(node.joined)})
     return pd.DataFrame(rows)
 
 
-_COLUMNS = ("node", "op", "rule", "incoming", "outgoing", "gap")
+def _words(node: Node, walk: str, read: set[str]) -> tuple[str, bool, str]:
+    """Return what a pass does at a node: rule, whether it is exact, and a remark."""
+    if not any(node.kernel.active):
+        return ("none", True, "carries no data")
+    words, carries = node.kernel.describe(walk), node.kernel.active_outputs()
+    if walk != "deeplift" or not any(carries):
+        return words
+    pairs = zip(node.outputs, carries, strict=False)
+    steps = [shown(name) for name, carried in pairs if name in read and not carried]
+    if not steps:
+        return words
+    return (words[0], False, f"{', '.join(steps)}: positions change in steps, no signal passes")
+
+
+LEDGER_COLUMNS = ("node", "op", "rule", "incoming", "outgoing", "gap")
 
 
 def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) -> pd.DataFrame:
@@ -84,8 +91,8 @@ def ledger_table(books: Sequence[tuple[Ledger, int]], rules: Mapping[str, str]) 
                 row[what] = row.get(what, 0.0) + _sum(amount, count)
             gap = np.max(np.abs(_rows(entry.gap, count)), initial=0)
             row["gap"] = float(np.maximum(row["gap"], gap))  # NaN stays to be seen
-    table = pd.DataFrame(list(rows.values()), columns=None if rows else _COLUMNS)
-    absorbed = [c for c in table if c not in _COLUMNS]
+    table = pd.DataFrame(list(rows.values()), columns=None if rows else LEDGER_COLUMNS)
+    absorbed = [c for c in table if c not in LEDGER_COLUMNS]
     table[absorbed] = table[absorbed].fillna(0.0)
     return table.reindex(columns=[c for c in table if c != "gap"] + ["gap"])
 

@@ -234,39 +234,7 @@ def write_result(method: Any, path: Path) -> None:
 
 
 def write_npz(method: Any, path: Path) -> None:
-    """Write arrays: `result`, `pred`, `decomp_sum`, `decomp_goal` and `output_node`, the labels.
-
-    With several inputs or outputs the names are those of `get_result`: `Output_1/Input_2/result`,
-    `Output_1/pred`.
-    """
-    from onnxplain.results import decomposition, output_labels, predictions, selected_outputs
-
-    arrays = {
-        f"{place}result": array for place, array in leaves(method.get_result("array")).items()
-    }
-    outputs = selected_outputs(method)
-    for s, j in enumerate(outputs):
-        place = f"Output_{j + 1}/" if len(outputs) > 1 else ""
-        found = {
-            "pred": predictions(method, s),
-            "decomp_sum": decomposition(method, s, "decomp_sum"),
-            "decomp_goal": decomposition(method, s, "decomp_goal"),
-            "output_node": np.array(output_labels(method, j)),
-        }
-        arrays |= {f"{place}{name}": value for name, value in found.items() if value is not None}
-    # Through an open file, because NumPy would add .npz to a name like result.NPZ.
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def leaves(tree: Any, place: str = "") -> dict[str, np.ndarray]:
-    """Return the arrays of nested dicts by their path, each with a closing slash."""
-    if not isinstance(tree, dict):
-        return {place: tree}
-    found = {}
-    for name, branch in tree.items():
-        found |= leaves(branch, f"{place}{name}/")
-    return found
+    method.save(path)
 
 
 def write_csv(method: Any, path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import SelectionError, ShapeError, listed
+from .errors import SelectionError, ShapeError, counted, listed, shown
 
 Shape = tuple[int, ...]
 AxisNames = list[list[str]]  # labels of every axis of one input or output
@@ -47,6 +47,31 @@ def given_names(names: Any, shapes: Sequence[Shape], what: str) -> list[AxisName
             f"{listed(map(tuple, shapes))}"
         )
     return layers
+
+
+def nested_names(names: Any, layers: int, what: str) -> list[AxisNames]:
+    """Bring names into the form layer, axis, label; their numbers are not looked at.
+
+    Examples
+    --------
+    >>> nested_names(["age", "fare"], 1, "input_names")
+    [[['age', 'fare']]]
+    """
+    if _is_nested(names):
+        return names
+    found = _nest(_plain(names, what), layers)
+    if len(found) != layers or not _is_nested(found):
+        raise SelectionError(
+            f"{what} must hold lists of texts, one per axis, for {counted(layers, 'layer')}; "
+            f"got {shown(names)}"
+        )
+    return found
+
+
+def _is_nested(names: Any) -> bool:
+    layers = names if isinstance(names, list) else [None]
+    axes = [axis for layer in layers for axis in (layer if isinstance(layer, list) else [None])]
+    return all(isinstance(a, list) and all(isinstance(n, str) for n in a) for a in axes)
 
 
 def _nest(names: list, layers: int) -> list:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .kernels.base import Kernel
+from .kernels.control import Control
 from .kernels.families import Linear
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, LrpRule, Pass, Simple, WSquare, ZBox, ZPlus
 
@@ -39,6 +40,8 @@ _WORDS = {
 
 def kind_of(kernel: Kernel) -> str:
     """Return the kind of layer a kernel is; its operator or one it was derived from tells."""
+    if isinstance(kernel, Control):
+        return DENSE  # a step of a recurrent layer is made of dense ones
     if not isinstance(kernel, Linear):
         return OTHER
     if kernel.diagonal:

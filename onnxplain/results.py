@@ -8,15 +8,16 @@ merges columns of a result shortens the names with it and everything else follow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .arrays import to_host
 from .conventions import differences
-from .errors import ArgumentError, MissingPackageError, SelectionError, ShapeError, shown
+from .errors import ArgumentError, MissingPackageError, ShapeError
+from .names import node_labels
 
 INPUT_AXES = {
     2: ("channel", "length"),
@@ -89,6 +90,9 @@ def to_frame(method: Any) -> Any:
 
     Rows: outputs, in them inputs; then `data` runs fastest, then `channel`, `feature`, `feature_2`,
     and `output_node` slowest.
+
+    Where nodes differ from row to row ("top1", ...) the column `node` behind `output_node` says
+    which one a row is about.
     """
     import pandas as pd
 
@@ -157,7 +161,14 @@ def output_labels(method: Any, j: int) -> list[str]:
     axes, idx = method.output_names[j], method.output_idx[j]
     if _are_named(idx):
         return list(idx)
-    places = np.unravel_index(np.asarray(idx, int), [len(axis) for axis in axes])
+    shape = tuple(len(axis) for axis in axes)
+    if method.preds is not None and method.preds[j].shape[1:] != shape:
+        raise ShapeError(
+            f"output_names[{j}] describe {shape}, Output_{j + 1} has {method.preds[j].shape[1:]}"
+        )
+    if max(idx, default=-1) >= prod(shape):
+        raise ShapeError(f"output_names[{j}] describe {shape}, but node {max(idx)} is explained")
+    places = np.unravel_index(np.asarray(idx, int), shape)
     nodes = zip(*places, strict=True)
     return [":".join(str(axis[k]) for axis, k in zip(axes, n, strict=True)) for n in nodes]
 
@@ -201,6 +212,15 @@ def _are_named(idx: Sequence[Any]) -> bool:
     return any(isinstance(node, str) for node in idx)
 
 
+def nodes_of_rows(method: Any, s: int) -> np.ndarray | None:
+    """Labels `(batch, nodes)` of what "top1", ... are in each row; None where all rows agree."""
+    j = selected_outputs(method)[s]
+    found = getattr(method, "output_nodes", None)
+    if found is None or found[j] is None or not _are_named(method.output_idx[j]):
+        return None
+    return np.array(node_labels(method.output_names[j]))[found[j]]
+
+
 def decomposition(method: Any, s: int, field: str) -> np.ndarray | None:
     """Field `decomp_goal` or `decomp_sum` `(batch, nodes)` of the `s`-th explained output."""
     values = getattr(method, field)
@@ -229,10 +249,12 @@ def channels_first_array(method: Any, s: int, i: int) -> np.ndarray | None:
 
 def user_array(method: Any, s: int, i: int) -> np.ndarray:
     """A writable copy of one result in the user's channel layout, NaN if unconnected."""
-    array = _filled(method, s, i)
-    if not method.channels_first and array.ndim > 3:
-        array = np.moveaxis(array, 1, -2)
-    return np.array(array, order="C")
+    return np.array(to_user_layout(_filled(method, s, i), method.channels_first), order="C")
+
+
+def to_user_layout(array: np.ndarray, channels_first: bool) -> np.ndarray:
+    """An array (batch, *input_shape, nodes) with its channels where the user has them."""
+    return array if channels_first or array.ndim < 4 else np.moveaxis(array, 1, -2)
 
 
 def _filled(method: Any, s: int, i: int) -> np.ndarray:
@@ -256,51 +278,9 @@ def _sum_over_inputs(method: Any, s: int) -> np.ndarray:
     total = np.zeros((batch_size(method), nodes), _result_dtype(method))
     for array in arrays:
         if array is not None:
-            total += array.sum(axis=tuple(range(1, array.ndim - 1)))
+            # In one order, so that the last digit does not depend on the layout in memory.
+            total += np.ascontiguousarray(array).sum(axis=tuple(range(1, array.ndim - 1)))
     return total
-
-
-def summed(method: Any, axis: int) -> Any:
-    """Return a copy of a method with one axis of all inputs summed away; see `Method.summed`."""
-    for names in method.input_names:
-        known = isinstance(axis, (int, np.integer)) and not isinstance(axis, bool)
-        if not known or not -len(names) <= axis < len(names):
-            raise SelectionError(
-                f"axis {shown(axis)}: the values have the axes {list(range(len(names)))} "
-                "beside those of batch and nodes"
-            )
-    inputs = range(len(method.input_names))
-    summed_away = [_named_axis(method, i, axis) for i in inputs]
-    lasts = [channels_last(method, i) for i in inputs]
-    channels = [len(method.input_names[i]) - 1 if lasts[i] else 0 for i in inputs]
-    gone = [away == channel for away, channel in zip(summed_away, channels, strict=True)]
-    other = copy(method)
-    # Without channels the first axis that is left is a place, and stands first.
-    other.channels_first = method.channels_first or any(gone)
-    other.channels_last = [a and not b for a, b in zip(lasts, gone, strict=True)]
-    other.input_names = [
-        [labels for k, labels in enumerate(names) if k != away]
-        for names, away in zip(method.input_names, summed_away, strict=True)
-    ]
-    other.result = [
-        [_without_axis(method, s, i, summed_away[i], other.channels_first) for i in inputs]
-        for s in range(len(method.result))
-    ]
-    return other
-
-
-def _named_axis(method: Any, i: int, axis: int) -> int:
-    """The axis of the names of input `i` that an axis of the user's layout is."""
-    n = len(method.input_names[i])
-    return axis % n if method.channels_first or n < 2 else (axis % n + 1) % n
-
-
-def _without_axis(method: Any, s: int, i: int, axis: int, channels_first: bool) -> Any:
-    array = channels_first_array(method, s, i)
-    if array is None:
-        return None
-    array = array.sum(axis=1 + axis)
-    return array if channels_first or array.ndim < 4 else np.moveaxis(array, 1, -2)
 
 
 def _scores(method: Any, s: int) -> dict[str, np.ndarray]:
@@ -354,6 +334,9 @@ def _levels(method: Any) -> dict[str, list[str]]:
         "output_node": _unique(chain.from_iterable(output_labels(method, j) for j in outputs)),
         "feature": [],
     }
+    nodes = [labels for s in range(len(outputs)) for labels in _node_labels(method, s)]
+    if nodes:
+        levels["node"] = _unique(nodes)
     for i, names in enumerate(method.input_names):
         columns = _axis_columns(len(names), channels_last(method, i))
         for column, labels in zip(columns, names, strict=True):
@@ -361,10 +344,17 @@ def _levels(method: Any) -> dict[str, list[str]]:
     return levels
 
 
+def _node_labels(method: Any, s: int) -> list[str]:
+    """The labels of nodes that differ from row to row, each once; none where all rows agree."""
+    nodes = nodes_of_rows(method, s)
+    return [] if nodes is None else [str(label) for label in np.unique(nodes)]
+
+
 def _columns(levels: dict[str, list[str]]) -> list[str]:
     further = sorted((c for c in levels if c.startswith("feature_")), key=lambda c: int(c[8:]))
     axes = ["feature", *further, *(["channel"] if "channel" in levels else [])]
     labels = ["data", "model_input", "model_output", *axes, "output_node"]
+    labels += ["node"] if "node" in levels else []
     return [*labels, "value", "pred", "decomp_sum", "decomp_goal", "input_dimension"]
 
 
@@ -383,17 +373,32 @@ def _block(method: Any, s: int, i: int, levels: dict[str, list[str]]) -> dict[st
         codes[column] = (_codes(names[axis], levels[column]), last - 1 - axis)
 
     columns = {column: _spread(numbers, axis, shape) for column, (numbers, axis) in codes.items()}
+    nodes = nodes_of_rows(method, s)
+    if nodes is not None:
+        numbers = np.array(_codes(nodes.ravel(), levels["node"])).reshape(nodes.shape)
+        columns["node"] = _over_features(numbers, shape)
     columns["value"] = values.ravel()
     for column, score in _scores(method, s).items():
-        score = score.T.reshape(shape[0], *[1] * (last - 1), shape[last])
-        columns[column] = np.broadcast_to(score, shape).ravel()
+        columns[column] = _over_features(score, shape)
     columns["input_dimension"] = np.full(values.size, len(names))
     return columns
+
+
+def _over_features(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values (batch, nodes), repeated for every feature, one per row of the table."""
+    values = values.T.reshape(shape[0], *[1] * (len(shape) - 2), shape[-1])
+    return np.broadcast_to(values, shape).ravel()
 
 
 def channels_last(method: Any, i: int) -> bool:
     """Whether the model itself, not only the user's data, has the channels of input `i` last."""
     return any(getattr(method, "channels_last", ())[i : i + 1])
+
+
+def channel_axis(method: Any, i: int) -> int | None:
+    """The axis of the channels in the names of input `i`; None where there are none."""
+    axes = len(method.input_names[i])
+    return None if axes < 2 else axes - 1 if channels_last(method, i) else 0
 
 
 def _axis_columns(axes: int, last: bool = False) -> list[str]:
@@ -436,7 +441,7 @@ def _data_array(method: Any, s: int, i: int) -> Any:
     j = selected_outputs(method)[s]
     names = list(method.input_names[i])
     if not method.channels_first and len(names) > 1:
-        names = [*names[1:], names[0]]
+        names = [*names[1:], names[0]]  # as `to_user_layout` moves the axes
     axes = axis_names(len(names), method.channels_first, channels_last(method, i))
     coords: dict[str, Any] = {"batch": data_labels(batch_size(method))}
     for axis, labels in zip(axes, names, strict=True):
@@ -445,6 +450,9 @@ def _data_array(method: Any, s: int, i: int) -> Any:
     for column, score in _scores(method, s).items():
         if not np.isnan(score).all():
             coords[column] = (("batch", "output_node"), score)
+    nodes = nodes_of_rows(method, s)
+    if nodes is not None:
+        coords["node"] = (("batch", "output_node"), nodes)
     place = {"model_input": f"Input_{i + 1}", "model_output": f"Output_{j + 1}"}
     return xr.DataArray(
         user_array(method, s, i),

@@ -16,7 +16,7 @@ import onnx
 from .arrays import negative, positive
 from .errors import RuleError, UnsupportedOpError
 from .graph.graph import Node, is_float, make_kernel
-from .kernels.base import Kernel, Note, Pair, Record
+from .kernels.base import Kernel, Note, Pair, Record, versions
 from .rules import (
     AlphaBeta,
     ConnectionSetting,
@@ -130,7 +130,7 @@ def check_kernel(
     >>> check_kernel("LeakyRelu", [np.array([[1.0, -2.0], [-0.5, 3.0]])], attributes={"alpha": 0.1})
     ('gradient', 'deeplift', 'relevance', 'connection')
     """
-    opset = _newest(domain) if opset is None else opset
+    opset = _newest(op, domain) if opset is None else opset
     flags = tuple(i in (active or (0,)) for i in range(len(inputs)))
     kernel = _bind(op, inputs, flags, attributes or {}, opset, domain, n_outputs)
     exact = kernel.describe("deeplift")[1] if exact is None else exact
@@ -157,8 +157,10 @@ def _runs(check: Callable[[_Subject], None], subject: _Subject) -> bool:
     return True
 
 
-def _newest(domain: str) -> int:
-    return onnx.defs.onnx_opset_version() if domain in ("", "ai.onnx") else 1
+def _newest(op: str, domain: str) -> int:
+    if domain in ("", "ai.onnx"):
+        return onnx.defs.onnx_opset_version()
+    return max(versions(op, domain), default=1)
 
 
 def _bind(op, inputs, flags, attributes, opset, domain, n_outputs) -> Kernel:

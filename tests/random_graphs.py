@@ -419,6 +419,12 @@ def attention(b, x):
     q, k, v = (b.op("MatMul", x, b.weight(width, width, fan_in=width)) for _ in range(3))
     scores = b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1]))
     scores = b.op("Div", scores, np.array(math.sqrt(width)))
+    seen = np.tril(np.ones(2 * (x.shape[0],), bool))
+    mask = b.choose([None, "Add", "Where"])
+    if mask == "Add":
+        scores = b.op("Add", scores, np.where(seen, 0, b.choose([-np.inf, -1e9])))
+    elif mask == "Where":
+        scores = b.op("Where", seen, scores, np.array(-np.inf))
     return b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
 
 

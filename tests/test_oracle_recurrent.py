@@ -96,6 +96,19 @@ def test_classifiers_agree_with_pytorch(kind, bidirectional, layers, dynamo, tmp
     check_promises(converter, x.numpy())
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rows, fixed", [(1, None), (3, 3)])
+def test_a_batch_size_in_the_file_does_not_bind_the_user(rows, fixed, tmp_path):
+    torch = pytest.importorskip("torch")
+    model, x = torch_classifier("GRU", True, 2), torch.randn(5, 7, 4)
+    path = str(tmp_path / "model.onnx")
+    torch.onnx.export(model, (x[:rows],), path, dynamo=False, input_names=["x"])
+    converter = ox.convert(path)
+    assert converter.graph.fixed_batch == fixed
+    close(converter(x.numpy())[0], model(x).detach().numpy())
+    check_promises(converter, x.numpy())
+
+
 # -- Keras ----------------------------------------------------------------------------------------
 
 KERAS = {

@@ -299,3 +299,18 @@ def test_bounds_per_channel_are_those_of_each_channel():
 def test_what_cannot_be_asked_for_says_so(make, words):
     with pytest.raises(RuleError, match=words):
         make()
+
+
+def test_steps_of_a_recurrent_layer_get_the_rule_of_dense_layers():
+    nodes = [
+        node("Transpose", ["x"], ["t"], "time", perm=[1, 0, 2]),
+        node("RNN", ["t", "w", "r"], ["s", "h"], "rnn", hidden_size=3),
+        node("Squeeze", ["h", "first"], ["y"], "last"),
+    ]
+    weights = {"w": RNG.normal(size=(1, 3, 2)), "r": RNG.normal(size=(1, 3, 3))}
+    weights["first"] = np.array([0])
+    model = graph(nodes, {"x": (4, 2)}, weights)
+    lrp = ox.LRP(ox.convert(model), np.ones((1, 4, 2)), rule_name="epsilon_plus", dtype="double")
+    rules = {op: lrp._settings[n.name].rule for n in lrp._engine.graph.nodes for op in [n.op]}
+    assert rules["RNN"] == Epsilon(1e-6)
+    assert lrp.ledger().gap.max() < 1e-12

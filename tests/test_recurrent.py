@@ -192,6 +192,29 @@ def test_steps_after_the_end_of_a_sequence_have_no_gradient():
     assert (values["Y"].transpose(0, 2, 1, 3)[~ran] == 0).all()
 
 
+def test_lengths_of_sequences_may_be_an_input():
+    model = recurrent("LSTM", layout=1, lengths=(5, 1, 3), direction="bidirectional")
+    graph = model.graph
+    weights = [w for w in graph.initializer if w.name != "lengths"]
+    del graph.initializer[:], graph.output[:]
+    graph.initializer.extend(weights)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["N"]))
+    graph.output.append(helper.make_tensor_value_info("Y_h", TensorProto.FLOAT, None))
+    converter = ox.convert(model)
+    lengths = np.array([5, 1, 3, 2], np.int32)
+    data = [np.random.default_rng(0).normal(size=(4, STEPS, INPUTS)), lengths]
+    (found, none) = ox.Gradient(converter, data).result[0]
+    assert none is None
+    np.testing.assert_array_equal(
+        (found != 0).all(axis=(2, 3)), np.arange(STEPS) < lengths[:, None]
+    )
+    first = [part[:1] for part in data]
+    lift = ox.DeepLift(converter, data, x_ref=first, dtype="double")
+    np.testing.assert_allclose(lift.decomp_sum[0], lift.decomp_goal[0], rtol=0, atol=1e-12)
+    assert ox.LRP(converter, data, dtype="double").ledger().gap.max() < 1e-12
+
+
 # -- gates ----------------------------------------------------------------------------------------
 
 
@@ -261,6 +284,16 @@ def test_relevance_through_time_is_what_arras_et_al_write_down():
     step = relevance_step(layer.graph, values, settings)
     found = backward(layer.graph, {"Y_h": np.ones((1, 1, ROWS, n))}, step)["X"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_rule_is_picked_by_the_name_of_the_layer():
+    converter, x = ox.convert(FOLDER / "lstm.onnx"), np.load(FOLDER / "lstm.npz")["x"]
+    found = ox.LRP(converter, x, rule_name={"LSTM": Epsilon(0.1)}, dtype="double")
+    books = found.ledger().set_index("op")
+    assert books.rule["LSTM"] == "Epsilon(epsilon=0.1)"
+    assert books.rule["MatMul"] == "Simple()"
+    assert abs(books.stabiliser["LSTM"]) > 1e-3
+    assert books.gap.max() < 1e-10
 
 
 # -- what cannot be done --------------------------------------------------------------------------

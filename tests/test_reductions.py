@@ -169,3 +169,18 @@ def test_statistics_over_the_batch_are_refused():
     node = helper.make_node("MeanVarianceNormalization", ["x"], ["y"])
     with pytest.raises(ModelError, match="mixes the rows of a batch"):
         ox.convert(graph([node], {"x": (2, 4, 4)}), input_dim=(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "opset, axis, shape",
+    [(11, 1, (2, 6)), (11, -1, (2, 2, 3)), (13, 1, (2, 2, 3)), (13, -1, (2, 2, 3))],
+)
+def test_hardmax_marks_the_first_of_the_largest(opset, axis, shape):
+    """Before opset 13 all axes from `axis` on are one."""
+    x = np.array([[[1.0, 5, 5], [5, 0, 7]], [[3, 3, 3], [3, 3, 2]]])
+    found = find("Hardmax", opset, (True,))({"axis": axis}, (True,)).forward(x)
+    x, along = x.reshape(shape), 1 if opset == 11 and axis == 1 else axis
+    first = np.expand_dims(x.argmax(axis=along), along)
+    expected = np.zeros(shape)
+    np.put_along_axis(expected, first, 1, axis=along)
+    np.testing.assert_array_equal(found, expected.reshape(found.shape))

@@ -337,6 +337,108 @@ def test_a_tree_survives_a_netcdf_file(tmp_path):
             xarray.testing.assert_equal(found[path].to_dataset().load(), tree[path].to_dataset())
 
 
+def test_an_array_and_a_tree_survive_a_zarr_store(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    array = results.to_xarray(fake_method(((2, 3),)))
+    tree = results.to_xarray(fake_method(((2, 3), (4,)), ((2,), (3,)), unconnected=[(0, 1)]))
+    for data, name in ((array, "array"), (tree, "tree")):
+        data.to_zarr(tmp_path / name, zarr_format=2, consolidated=False)
+    options = {"engine": "zarr", "consolidated": False}
+    with xarray.open_dataarray(tmp_path / "array", **options) as found:
+        xarray.testing.assert_equal(found.load(), array)
+    with xarray.open_datatree(tmp_path / "tree", **options) as found:
+        for path in ("Output_1/Input_2", "Output_2/Input_1"):
+            xarray.testing.assert_equal(found[path].to_dataset().load(), tree[path].to_dataset())
+
+
+# ---------------------------------------------------------------- results of methods that ran
+
+X, DIGITS = digits()[0][:3], ox.convert(MODEL)
+
+
+def test_nodes_that_differ_from_row_to_row_are_told():
+    method = ox.LRP(DIGITS, X, output_idx="top2")
+    frame = method.get_result("data.frame")
+    assert list(frame.columns[6:9]) == ["output_node", "node", "value"]
+    first = frame[frame["output_node"] == "top1"].groupby("data", observed=True)["node"].first()
+    expected = [DIGITS.output_names[0][0][k] for k in method.preds[0].argmax(axis=1)]
+    assert first.tolist() == expected
+    labelled = method.get_result("xarray")
+    assert labelled["node"].sel(output_node="top1").values.tolist() == expected
+    assert "node" not in ox.LRP(DIGITS, X).get_result("data.frame")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"output_idx": [3]},
+        {"output_idx": "top3"},
+        {"output_idx": "predicted"},
+        {"output_weights": {"even": np.arange(10) % 2 == 0, "odd": np.arange(10) % 2}},
+        {"layer": "pool1_out"},
+        {"layer": "features"},
+        {"channels_first": False},
+    ],
+)
+def test_sums_of_the_frame_are_the_sums_of_the_method(options):
+    x = X if options.get("channels_first", True) else np.moveaxis(X, 1, -1)
+    method = ox.DeepLift(DIGITS, x, dtype="double", **options)
+    frame = method.get_result("data.frame")
+    by_node = frame.groupby(["output_node", "data"], observed=True)
+    sums, told = by_node["value"].sum(), by_node["decomp_sum"].first()
+    np.testing.assert_allclose(sums, told, atol=1e-12)
+    np.testing.assert_allclose(told, by_node["decomp_goal"].first(), atol=1e-10)
+    np.testing.assert_allclose(told, method.decomp_sum[0].T.ravel(), atol=1e-12)
+
+
+def test_connection_weights_have_a_frame_without_predictions():
+    frame = ox.ConnectionWeights(DIGITS, output_idx=[2]).get_result("data.frame")
+    assert len(frame) == 64
+    assert frame["pred"].isna().all()
+    assert frame["value"].notna().all()
+
+
+@pytest.mark.parametrize("form", ["array", "data.frame", "xarray"])
+def test_names_can_be_set_as_a_user_writes_them(form):
+    method = ox.ConnectionWeights(DIGITS, layer="features", output_idx=[1])
+    method.input_names = [f"f{k}" for k in range(96)]
+    method.output_names = list("abcdefghij")
+    assert method.input_names == [[[f"f{k}" for k in range(96)]]]
+    found = method.get_result(form)
+    if form == "data.frame":
+        assert found["feature"].cat.categories[5] == "f5"
+        assert found["output_node"].unique().tolist() == ["b"]
+    method.input_names = ["a", "b"]
+    with pytest.raises(ShapeError, match="change result and names together"):
+        method.get_result(form)
+
+
+@pytest.mark.parametrize("method", [ox.LRP(DIGITS, X), ox.ConnectionWeights(DIGITS)])
+def test_output_names_of_another_number_are_told(method):
+    method.output_names = ["a", "b"]
+    with pytest.raises(ShapeError, match=r"output_names\[0\] describe \(2,\)"):
+        method.get_result("data.frame")
+
+
+@pytest.mark.parametrize("names", ["abc", 3, [[["a"]], [["b"]]], [1, 2]])
+def test_names_that_are_no_lists_of_texts_are_refused(names):
+    with pytest.raises(SelectionError, match="input_names"):
+        ox.ConnectionWeights(DIGITS).input_names = names
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+
+
+def test_the_page_of_results_prints_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the page writes files
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    outcome = doctest.testfile(str(PAGE), module_relative=False, optionflags=flags)
+    assert outcome.attempted > 20
+    assert outcome.failed == 0
+
+
 # ---------------------------------------------------------------- labels and text
 
 

@@ -271,10 +271,21 @@ def _check_supported(nodes: Sequence[Node]) -> None:
     reason = next(filter(None, (kernels.ml.why_refused(n.op, n.domain) for n in missing)), None)
     if reason:
         raise UnsupportedOpError(f"no kernel for {first}{more}: {reason}")
+    own = next((n for n in missing if n.domain not in _KNOWN_DOMAINS), None)
     raise UnsupportedOpError(
         f"no kernel for {first}{more}. Explain tensors before them with "
         "convert(model, outputs=[...]), or see onnxplain.registered_ops() for what there is"
+        + (f"; for an operator of your own, write {_class_statement(own)}" if own else "")
     )
+
+
+_KNOWN_DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+
+
+def _class_statement(node: Node) -> str:
+    """Return how a kernel for a node begins."""
+    named = f"op={shown(node.op, 40)}, domain={shown(node.domain, 40)}"
+    return f"a kernel: class MyOp(Elementwise, {named}), as docs/extending.md shows"
 
 
 def bind(

@@ -24,13 +24,26 @@ from . import (
     sampling,
     trigonometry,
 )
-from .base import find, registered_ops, schema_defaults, versions
+from .base import Kernel, find, registered_ops, schema_defaults, unregister, versions
+from .expanded import Expanded
+from .families import Axis, Elementwise, Linear, Merge, Product, Routing, Selector
 
 __all__ = [
     "find",
     "registered_ops",
     "schema_defaults",
+    "unregister",
     "versions",
+    # What authors of kernels start from.
+    "Axis",
+    "Elementwise",
+    "Expanded",
+    "Kernel",
+    "Linear",
+    "Merge",
+    "Product",
+    "Routing",
+    "Selector",
     # Importing these modules puts their kernels into the table.
     "activations",
     "arithmetic",

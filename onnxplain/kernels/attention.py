@@ -110,7 +110,7 @@ class Attention(Expanded, op="Attention", since=23):
 class SafeSoftmax(Softmax, op="SafeSoftmax", domain=OWN):
     """Softmax over the last axis; a row of minus infinities (all is masked) gives zeros."""
 
-    axis = -1
+    axis, activation = -1, False
 
     @staticmethod
     def _top(x: Array) -> Array:

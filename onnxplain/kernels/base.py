@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 
 from ..arrays import Array, Shape
-from ..errors import UnsupportedOpError
+from ..errors import ArgumentError, UnsupportedOpError, listed, shown
 
 Signals: TypeAlias = "tuple[Array | Pair | None, ...]"
 Parts: TypeAlias = "Callable[[int], tuple[Array, Array] | None]"
@@ -72,14 +73,21 @@ class Kernel:
     data: ClassVar[tuple[int, ...]] = ()  # positions of inputs that may carry data
     blocks: ClassVar[bool] = False  # takes data to numbers that no signal passes (Floor, Sign)
     activation: ClassVar[bool] = False  # may stand last and be left out of an explanation
+    # What an author has to write, and the method that can be written in the place of it.
+    needs: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(
-        cls, op: str | None = None, since: int = 1, domain: str = "", **kwargs: Any
+        cls, op: str | None = None, since: int = 1, domain: str = "", **unknown: Any
     ) -> None:
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__()
+        if unknown:
+            raise ArgumentError(
+                f"class {cls.__name__}: a kernel has no {listed(unknown)}; give op, since, domain"
+            )
         if op is not None:
-            cls.op, cls.domain = op, domain
-            _REGISTRY.setdefault((domain, op), []).append((since, cls))
+            cls.op, cls.domain = op, "" if domain == "ai.onnx" else domain
+            _check_complete(cls)
+            _register(cls, since)
 
     if TYPE_CHECKING:  # attributes of the operator
 
@@ -163,7 +171,91 @@ def joint_shape(rec: Record, ref: Record | None, i: int) -> Shape:
     return shape if ref is None else np.broadcast_shapes(shape, ref.inputs[i].shape)
 
 
+# -- the table ------------------------------------------------------------------------------------
+
 _REGISTRY: dict[tuple[str, str], list[tuple[int, type[Kernel]]]] = {}
+
+
+def _register(cls: type[Kernel], since: int) -> None:
+    """Put a kernel into the table; a class that is defined again takes the place of the former."""
+    if not isinstance(since, int) or since < 1:
+        raise ArgumentError(
+            f"class {cls.__name__}: since is {shown(since)}, expected the version of the operator "
+            "set from which on it holds"
+        )
+    entries = _REGISTRY.setdefault((cls.domain, cls.op), [])
+    named = [(s, c.__module__, c.__qualname__) for s, c in entries]
+    own = (since, cls.__module__, cls.__qualname__)
+    if own in named:
+        entries[named.index(own)] = (since, cls)
+    elif cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        entries.append((since, cls))
+    else:  # what a user writes goes before what is here already
+        entries.insert(0, (since, cls))
+
+
+def unregister(kernel: type[Kernel]) -> None:
+    """Take a kernel out of the table, as a test does after itself.
+
+    Parameters
+    ----------
+    kernel : type
+        The class of the kernel; nothing happens if it is not in the table.
+
+    Examples
+    --------
+    >>> from onnxplain.kernels import Elementwise, registered_ops, unregister
+    >>> class Double(Elementwise, op="Double", domain="my.ops"):
+    ...     def forward(self, x):
+    ...         return 2 * x
+    ...
+    ...     def slope(self, x, y):
+    ...         return 2.0
+    >>> "my.ops.Double" in registered_ops()
+    True
+    >>> unregister(Double)
+    >>> "my.ops.Double" in registered_ops()
+    False
+    """
+    key = (kernel.domain, kernel.op)
+    kept = [(since, cls) for since, cls in _REGISTRY.get(key, []) if cls is not kernel]
+    if kept:
+        _REGISTRY[key] = kept
+    else:
+        _REGISTRY.pop(key, None)
+
+
+def _check_complete(cls: type[Kernel]) -> None:
+    """Refuse a kernel that lacks what its family calls, or has it with too few parameters."""
+    for name, caller in cls.needs.items():
+        family = next(c for c in cls.__mro__ if name in vars(c).get("needs", {}))
+        blank, written = getattr(family, name), getattr(cls, name)
+        if written is not blank and callable(blank):
+            _check_parameters(cls, blank, written)
+        elif written is blank and getattr(cls, caller) is getattr(family, caller):
+            what = f"{name}{_parameters(blank)}" if callable(blank) else name
+            instead = f" (or {caller})" if caller != name else ""
+            raise ArgumentError(f"class {cls.__name__} lacks {what}{instead}; see its family")
+
+
+def _check_parameters(cls: type[Kernel], blank: Any, written: Any) -> None:
+    """Refuse a method that cannot be called as the one it is written for."""
+    asked = inspect.signature(blank).parameters.values()
+    fixed = [p for p in asked if p.kind is not p.VAR_POSITIONAL]
+    takes = inspect.signature(written)
+    try:
+        (takes.bind if len(fixed) == len(asked) else takes.bind_partial)(*fixed)
+    except TypeError:
+        raise ArgumentError(
+            f"class {cls.__name__}: {written.__name__}{_parameters(written)} is called with "
+            f"{_parameters(blank)}"
+        ) from None
+
+
+def _parameters(function: Any) -> str:
+    """Return the parameters of a function without their types."""
+    parameters = inspect.signature(function).parameters.values()
+    return "(" + ", ".join("*" * (p.kind is p.VAR_POSITIONAL) + p.name for p in parameters) + ")"
 
 
 def registered_ops() -> list[str]:

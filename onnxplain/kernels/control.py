@@ -385,13 +385,8 @@ class Steps(Control):
     def back(self, rec, ref, signals, make, note):
         tape = self._tape(rec.inputs)
         reference = tape if ref is None else self._tape(ref.inputs)
-        if len(tape) != len(reference):
-            raise DataError(
-                f"a {self.op} takes {len(tape)} steps for the input and {len(reference)} for the "
-                "reference: what they differ by cannot be traced; choose a reference for which it "
-                "takes as many steps"
-            )
-        ways = _Ways(self, rec, ref)
+        self._check_steps(len(tape), len(reference))
+        ways, active = _Ways(self, rec, ref), self.graph.active
         carried = list(signals[: self.n_states])
         for t in reversed(range(len(tape))):
             added = ways.parts(signals[self.n_states :], t, len(tape))
@@ -400,18 +395,23 @@ class Steps(Control):
             x = self._tensors(tape, t)
             x0 = x if ref is None else self._tensors(reference, t)
             found = walk.backward(self.graph, seeds, make(self.graph, x, x0)) if seeds else {}
-            active = self.graph.active
             carried = [found.get(n) if n in active else None for n in self.state_in]
             ways.collect(found, t)
             tape[t] = reference[t] = ({}, None)  # no longer needed
-        back = ways.back
-        for k, signal in enumerate(carried):
-            i = self.first_state + k
+        for i, signal in enumerate(carried, self.first_state):
             if self.active[i]:
-                back[i] = signal
+                ways.back[i] = signal
             elif note is not None and signal is not None:
                 note.add("constant", signal)
-        return self._zeros(rec, ref, signals, back)
+        return self._zeros(rec, ref, signals, ways.back)
+
+    def _check_steps(self, count: int, reference: int) -> None:
+        if count != reference:
+            raise DataError(
+                f"a {self.op} takes {count} steps for the input and {reference} for the "
+                "reference: what they differ by cannot be traced; choose a reference for which it "
+                "takes as many steps"
+            )
 
 
 class _Ways:

@@ -61,6 +61,7 @@ class Expanded(Kernel):
     Its author gives the `text` of an ONNX function, or writes `expand`.
     """
 
+    needs = {"text": "expand"}
     main: ClassVar[str] = ""  # the operator among them that keeps the node's name
     opset: ClassVar[int] = 13  # of what is written
     text: ClassVar[str] = ""  # name (inputs) => (outputs) { nodes }; @name is an attribute

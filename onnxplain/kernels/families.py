@@ -57,6 +57,7 @@ class Elementwise(Kernel):
     """y_i = f(x_i): the signals are scaled by slope or secant, relevance passes."""
 
     family = "elementwise"
+    needs = {"forward": "forward", "slope": "gradient"}
     data = (0,)
 
     def value(self, x: Array, *params: Array) -> Array:
@@ -124,6 +125,7 @@ class Linear(Kernel):
     """y = A(w) x + b with weights w and bias b that carry no data."""
 
     family = "linear"
+    needs = {"apply": "forward", "vjp": "gradient"}
     data = (0,)
     diagonal = False  # each output depends on the input in its own place only
     whole = False  # relevance is shared by the rule also where the bias is 0
@@ -196,12 +198,12 @@ class Linear(Kernel):
         return self.at(self.position, out + unbroadcast(_without(r0, ~alone), x.shape))
 
     def _apart(self, b: Array) -> tuple[Array, Array] | None:
-        """Return where a bias is infinite, as masks are, and where it is 0; None if nowhere.
+        """Return where a bias is as good as infinite, as masks are, and where it is 0, or None.
 
         An infinity keeps the relevance that comes to it, and where nothing is added nothing is
         shared.
         """
-        masked, alone = namespace(b).isinf(b), (b == 0) & (not self.whole)
+        masked, alone = abs(b) > _INFINITE, (b == 0) & (not self.whole)
         return (masked, alone) if may_hold(masked | alone) else None
 
     def deeplift(self, rec, ref, m, rule, parts):
@@ -248,6 +250,9 @@ class Linear(Kernel):
         return words[method]
 
 
+_INFINITE = 1e30  # masks are written with infinity or with the largest number of float32
+
+
 def _without(r: Array, mask: Array) -> Array:
     return namespace(r).where(mask, r.dtype.type(0), r)
 
@@ -256,6 +261,7 @@ class Routing(Kernel):
     """Moves, copies or drops elements; every signal goes back the way the element came."""
 
     family = "routing"
+    needs = {"forward": "forward", "back": "route"}
     data = (0,)
 
     def back(self, g: Array, shape: Shape, rec: Record) -> Array:
@@ -309,6 +315,7 @@ class Merge(Kernel):
     """y = sum of c_i x_i over several inputs with data; constants among them act as a bias."""
 
     family = "merge"
+    needs = {"coefficients": "gradient"}
 
     @classmethod
     def accepts(cls, active):
@@ -387,6 +394,7 @@ class Product(Kernel):
     """y = f(a, b), linear in each of two inputs with data: exact DeepLIFT at the midpoint."""
 
     family = "product"
+    needs = {"forward": "forward", "back": "gradient"}
 
     @classmethod
     def accepts(cls, active):
@@ -445,6 +453,7 @@ class Selector(Kernel):
     """y = max over windows: signals go to the winners, ties to the first in row-major order."""
 
     family = "selector"
+    needs = {"forward": "forward", "send": "gradient"}
     data = (0,)
 
     def send(self, g: Array, x: Array, y: Array, shape: Shape) -> Array:
@@ -551,6 +560,7 @@ class Axis(Kernel):
     """Mixes elements along an axis: gradient and DeepLIFT are the author's closed forms."""
 
     family = "axis"
+    needs = {"forward": "forward", "vjp": "gradient", "deeplift": "deeplift"}
     data = (0,)
 
     def vjp(self, g: Array, x: Array, y: Array, *params: Array) -> Array:

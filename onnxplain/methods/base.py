@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -238,6 +239,24 @@ def _checked_batch_size(batch_size: Any) -> int | None:
     return None if batch_size is None else check_count("batch_size", batch_size, most=None)
 
 
+class _Names:
+    """Labels that may be set as a user writes them; kept per layer and axis."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, method: Any, owner: Any = None) -> Any:
+        if method is None:
+            return self
+        if self.name not in vars(method):
+            raise AttributeError(f"{type(method).__name__} has no {self.name} yet")
+        return vars(method)[self.name]
+
+    def __set__(self, method: Any, names: Any) -> None:
+        layers = len(vars(method).get(self.name, [()]))
+        vars(method)[self.name] = naming.nested_names(names, layers, self.name)
+
+
 class Method:
     """Base of the methods: explains on construction, then holds the result.
 
@@ -252,6 +271,8 @@ class Method:
         What the values should add up to, and what they do.
     output_idx : list (per output) of list of int or str, or None
         The explained nodes as flat indices; "top1", ... or names of sums where those are explained.
+    input_names, output_names : list (per layer) of list (per axis) of list of str
+        Labels; those set here are used from then on.
     layers : list of str
         The tensors that values are attributed to, empty for the inputs.
     """
@@ -260,6 +281,8 @@ class Method:
     value_name: ClassVar[str] = "Relevance"
     walk: ClassVar[str] = "gradient"  # which pass of the kernels is used
     is_global = False
+    input_names: Any = _Names()
+    output_names: Any = _Names()
     conventions: ClassVar[Mapping[str | None, Any]] = {None: None}  # by library, for `like`
     cuts: ClassVar[bool] = False  # with `layer`, runs the graph from there on
 
@@ -752,6 +775,37 @@ class Method:
         from ..results import get_result
 
         return get_result(self, type)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write this result as one .npz file, with all it takes to reproduce it.
+
+        `onnxplain.load` reads it again, also without the model. The file holds the results, the
+        data and references, all names and arguments, the seed, the SHA-256 of the model, the date
+        and versions: numbers and texts, nothing that could be run.
+
+        Parameters
+        ----------
+        path : path
+            Ends in .npz.
+
+        Raises
+        ------
+        ArgumentError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import os, tempfile, onnxplain as ox
+        >>> from onnxplain.demo import MODEL, digits
+        >>> gradient = ox.Gradient(ox.convert(MODEL), digits()[0][:2])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     gradient.save(os.path.join(folder, "result.npz"))
+        ...     os.listdir(folder)
+        ['result.npz']
+        """
+        from ..storage import save
+
+        save(self, path)
 
     def plot(self, *args: Any, **kwargs: Any) -> Any:
         """Draw instances; see `onnxplain.plots.plot` for the arguments."""

@@ -240,20 +240,13 @@ class DeepSHAP(MultiplierMethod):
         self._choose_rule(rule_name, winner_takes_all)
         self.limit_ref = check_count("limit_ref", limit_ref)
         self._prepare(converter, _required(data), **options)
-        self.data_ref = self._draw(reference_rows(self, data_ref))
+        self.data_ref = drawn(reference_rows(self, data_ref), self.limit_ref, self.seed)
         self._allocate(len(self.data[0]))
         if self._engine.free_rows:
             self._explain_tiles()
         else:
             self._explain_pairs()
         self._finish()
-
-    def _draw(self, refs: list[Array]) -> list[Array]:
-        if len(refs[0]) <= self.limit_ref:
-            return refs
-        rng = np.random.default_rng(self.seed)
-        kept = np.sort(rng.choice(len(refs[0]), self.limit_ref, replace=False))
-        return [r[kept] for r in refs]
 
     def _explain_tiles(self) -> None:
         """Tiles of instances x references; the longer side is the batch, the other is looped over.
@@ -320,3 +313,12 @@ class DeepSHAP(MultiplierMethod):
             f"limit_ref: {self.limit_ref}",
             f"data_ref: {describe_reference(self.data_ref)}",
         ]
+
+
+def drawn(refs: list[Array], limit: int, seed: int | None) -> list[Array]:
+    """Return at most `limit` references, drawn without replacement, in their order."""
+    if len(refs[0]) <= limit:
+        return refs
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.choice(len(refs[0]), limit, replace=False))
+    return [r[kept] for r in refs]

@@ -359,6 +359,9 @@ def _names(method: Any, i: int) -> Names:
 
 def _inputs(method: Any, i: int) -> np.ndarray | None:
     """Input `i` (batch, *dims), channels first; None if the method has none of this shape."""
+    beside = getattr(method, "shown_data", {})
+    if i in beside:  # of an input whose features were grouped
+        return beside[i]
     under = getattr(method, "under_maps", None)
     if under is not None:  # maps have one channel, whatever lies under them
         return to_host(under)
