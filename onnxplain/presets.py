@@ -331,6 +331,39 @@ class ExcitationBackprop(Composite):
         return Layers(rule, rule)
 
 
+@dataclass(frozen=True)
+class AttnLRP(Composite):
+    """Epsilon for dense layers and sums, gamma for convolutions such as a patch embedding.
+
+    What makes it the rule for transformers holds under every composite: Softmax is expanded at its
+    input, products give half to each factor, normalisers are passed.
+
+    Achtibat et al. (2024), AttnLRP: attention-aware layer-wise relevance propagation for
+    transformers.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        The stabiliser of dense layers and sums.
+    gamma : float, default 0.25
+        How much convolutions favour contributions of the sign of their output.
+
+    Examples
+    --------
+    >>> AttnLRP().layers().dense
+    Epsilon(epsilon=1e-06)
+    """
+
+    epsilon: float = 1e-6
+    gamma: float = 0.25
+    name: ClassVar[str] = "attn_lrp"
+
+    def layers(self) -> Layers:
+        """Return the rules."""
+        epsilon = Epsilon(self.epsilon)
+        return Layers(Gamma(self.gamma), epsilon, other=epsilon)
+
+
 PRESETS: dict[str, type[Composite]] = {
     preset.name: preset
     for preset in (
@@ -341,5 +374,6 @@ PRESETS: dict[str, type[Composite]] = {
         EpsilonAlpha2Beta1Flat,
         EpsilonGammaBox,
         ExcitationBackprop,
+        AttnLRP,
     )
 }
