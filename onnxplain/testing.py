@@ -15,8 +15,11 @@ import onnx
 
 from .arrays import negative, positive
 from .errors import RuleError, UnsupportedOpError
+from .graph.bodies import Body
+from .graph.expand import expand
 from .graph.graph import Node, is_float, make_kernel
 from .kernels.base import Kernel, Note, Pair, Record, versions
+from .kernels.control import If
 from .rules import (
     AlphaBeta,
     ConnectionSetting,
@@ -132,7 +135,7 @@ def check_kernel(
     """
     opset = _newest(op, domain) if opset is None else opset
     flags = tuple(i in (active or (0,)) for i in range(len(inputs)))
-    kernel = _bind(op, inputs, flags, attributes or {}, opset, domain, n_outputs)
+    kernel, inputs = _bind(op, inputs, flags, attributes or {}, opset, domain, n_outputs)
     exact = kernel.describe("deeplift")[1] if exact is None else exact
     subject = _Subject(kernel, _cast(inputs, np.float64), rows, exact, seed).like(np.float64)
     checks = {
@@ -163,14 +166,30 @@ def _newest(op: str, domain: str) -> int:
     return max(versions(op, domain), default=1)
 
 
-def _bind(op, inputs, flags, attributes, opset, domain, n_outputs) -> Kernel:
+def _bind(op, inputs, flags, attributes, opset, domain, n_outputs) -> tuple[Kernel, tuple]:
+    """Return the kernel of a node and its inputs."""
     names = tuple("" if x is None else f"input {i}" for i, x in enumerate(inputs))
     outputs = tuple(f"output {i}" for i in range(n_outputs))
-    kernel = make_kernel(Node(op, op, names, outputs, attributes, opset, domain), flags)
+    node = Node(op, op, names, outputs, attributes, opset, domain)
+    given = zip(names, inputs, flags, strict=True)
+    weights = {name: np.asarray(x) for name, x, flag in given if name and not flag}
+    nodes, weights = expand([node], weights)
+    if nodes != [node]:
+        data = {name: x for name, x in zip(names, inputs, strict=True) if name and name not in weights}
+        return _written(op, nodes, outputs, data | weights, data)
+    kernel = make_kernel(node, flags)
     if kernel is None:
         where = [i for i, flag in enumerate(flags) if flag]
         raise UnsupportedOpError(f"no kernel for {op} (opset {opset}) with data on inputs {where}")
-    return kernel
+    return kernel, tuple(inputs)
+
+
+def _written(op, nodes, outputs, values, data) -> tuple[Kernel, tuple]:
+    """Return what takes the place of an operator as one kernel: an If, both branches the same."""
+    body = Body(tuple(nodes), tuple(values), outputs, handed=0)
+    active = (False, *(name in data for name in values))
+    branches = {"then_branch": body, "else_branch": body, "op": op}
+    return If(branches, active, len(outputs)), (np.array(True), *values.values())
 
 
 # -- the subject ----------------------------------------------------------------------------------

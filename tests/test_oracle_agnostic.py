@@ -1,5 +1,8 @@
 """The shap and lime packages give the same Shapley values, and LIME weights of the same order."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -48,6 +51,19 @@ def test_a_linear_model_agrees_with_the_linear_explainer():
     theirs = shap.explainers.Linear((slopes, 0.0), masker)(X).values
     ours = ox.SHAP(lambda x: x @ slopes, X, TRAIN[:40], exact=False, n_permutations=1)
     np.testing.assert_allclose(ours.get_result()[..., 0], theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the forest's, of a frame without names
+def test_the_example_of_the_docs_runs():
+    pytest.importorskip("sklearn")
+    page = (Path(__file__).parents[1] / "docs" / "agnostic.md").read_text("utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    shap, lime = names["shap"], names["lime"]
+    np.testing.assert_allclose(shap.decomp_sum[0], shap.decomp_goal[0], rtol=0, atol=1e-8)
+    assert shap.input_names == lime.input_names == [[list(names["table"].columns)]]
+    strongest = [np.abs(r.get_result()).mean(axis=0)[:, 0].argsort()[-2:] for r in (shap, lime)]
+    assert set(strongest[0]) == set(strongest[1])  # body mass and a blood value
 
 
 def lime_weights(train, discretize):

@@ -78,6 +78,7 @@ CHOICES = {
     "epsilon_alpha2_beta1_flat": [P, F, A2, P, S, E, E],
     "epsilon_gamma_box": [P, "ZBox(low=-4, high=4)", G, P, S, E, E],
     "excitation_backprop": [P, BARE, BARE, P, S, BARE, BARE],
+    "attn_lrp": [P, G, G, P, E, E, E],
 }
 
 

@@ -1,14 +1,18 @@
-"""Results as arrays, tables, labelled data and text, on hand-made method objects."""
+"""Results as arrays, tables, labelled data and text, mostly on hand-made method objects."""
 
+import doctest
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import onnxplain as ox
 from onnxplain import results
-from onnxplain.errors import ArgumentError, ShapeError
+from onnxplain.demo import MODEL, digits
+from onnxplain.errors import ArgumentError, SelectionError, ShapeError
 
 PREFIXES = {1: "X", 2: "CL", 3: "CHW", 4: "CDHW"}
 
