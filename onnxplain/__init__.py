@@ -15,8 +15,8 @@ from .methods.deeplift import DeepLift, DeepSHAP
 from .methods.gradients import ExpectedGradient, Gradient, IntegratedGradient, SmoothGrad
 from .methods.lime import LIME
 from .methods.lrp import LRP
-from .report import report
 from .methods.shap import SHAP
+from .report import report
 from .storage import load
 from .threads import get_num_threads, set_num_threads
 

@@ -1,15 +1,16 @@
-"""The command line: `onnxplain inspect`, `explain`, `show`, `plot` and `demo`."""
+"""The command line: `onnxplain inspect`, `explain`, `report`, `show`, `plot`, `demo`."""
 
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxplain.errors import ArgumentError, DataError, OnnxplainError
+from onnxplain.errors import ArgumentError, DataError, OnnxplainError, listed
 
 # Whatever is large (the engine, pandas, matplotlib) is imported inside the commands: help is quick.
 
@@ -178,28 +179,58 @@ def coverage_table(coverage: Any) -> str:
 def coverage_summary(coverages: dict[str, Any]) -> str:
     """Return the number of nodes that each method covers, and name those that it does not."""
     lines = ["", f"{'method':12}{'nodes':>7}{'exact':>7}{'inexact':>9}{'no rule':>9}"]
-    remarks = []
+    found: dict[tuple, list[str]] = {}  # the methods under which the same is said of the same nodes
     for method, table in coverages.items():
         lacking = table["rule"] == ""
         inexact = ~table["exact"].astype(bool) & ~lacking
         counts = len(table) - inexact.sum() - lacking.sum(), inexact.sum(), lacking.sum()
         lines.append(f"{method:12}{len(table):7}{counts[0]:7}{counts[1]:9}{counts[2]:9}")
         for title, nodes in (("inexact", table[inexact]), ("no rule", table[lacking])):
-            for node in nodes.itertuples():
-                remarks.append(f"{method}, {title}: {node.node} ({node.op}) {node.remark}".rstrip())
+            for (op, remark), group in nodes.groupby(["op", "remark"], sort=False):
+                found.setdefault((title, op, remark, tuple(group.node)), []).append(method)
+    remarks = [remark_line(*what, methods) for what, methods in found.items()]
     return "\n".join([*lines, *([""] if remarks else []), *remarks])
+
+
+def remark_line(title: str, op: str, remark: str, nodes: Sequence[str], methods: list[str]) -> str:
+    """Return what is said of nodes of one operator."""
+    names = listed(nodes, ROWS_SHOWN, 60)
+    what = f"{names} ({op})" if len(nodes) == 1 else f"{len(nodes)} {op} nodes"
+    line = f"{title} ({', '.join(methods)}): {what}: {remark}".rstrip(": ")
+    return line if len(nodes) == 1 else f"{line}\n  {names}"
 
 
 # explain
 
 
-def explain_options(command: Callable) -> Callable:
-    """Add the options of `explain`, in the order in which help lists them."""
+EXPLAIN_OPTIONS = [
+    click.option("--method", type=click.Choice([*METHODS, *AGNOSTIC]), required=True),
+    click.option("--out", type=FILE, help="Write the result: .npz, .csv, .parquet or .nc."),
+    click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg or .jpg."),
+    click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
+]
+REPORT_OPTIONS = [
+    click.option("-o", "--out", type=FILE, default="report.html", show_default=True, help="Page."),
+    click.option(
+        "--method",
+        "methods",
+        type=click.Choice([*METHODS, *AGNOSTIC]),
+        multiple=True,
+        default=["lrp"],
+        show_default=True,
+        help="Once for each method; options are for those that have them.",
+    ),
+    click.option(
+        "--instances", type=int, default=10, show_default=True, help="Rows shown one by one."
+    ),
+    click.option("--title", default="", help="Heading of the page."),
+]
+
+
+def explain_options(command: Callable, own: Sequence[Callable]) -> Callable:
+    """Add the options of a command that explains, in the order in which help lists them."""
     options = [
-        click.option("--method", type=click.Choice([*METHODS, *AGNOSTIC]), required=True),
-        click.option("--out", type=FILE, help="Write the result: .npz, .csv, .parquet or .nc."),
-        click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg or .jpg."),
-        click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
+        *own,
         # what is explained
         OUTPUTS,
         INPUTS,
@@ -263,7 +294,7 @@ def explain_options(command: Callable) -> Callable:
 @main.command()
 @click.argument("model", type=FILE)
 @click.argument("data", type=FILE, nargs=-1)
-@explain_options
+@partial(explain_options, own=EXPLAIN_OPTIONS)
 def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) -> None:
     """Explain what MODEL predicts for DATA.
 
@@ -348,20 +379,7 @@ def selection(arguments: dict[str, Any], result: Any) -> dict[str, Any]:
 
 def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of a method; an option that it does not have is an error."""
-    own = {
-        "rule_name": by_key(options["rule_name"], str),
-        "rule_param": by_key(options["rule_param"], number),
-        "winner_takes_all": options["winner_takes_all"],
-        "limit_ref": options["limit_ref"],
-        "n_permutations": options["n_permutations"],
-        "n": options["n"],
-        "noise_level": options["noise_level"],
-        "quadrature": options["quadrature"],
-        "times_input": options["times_input"],
-        "relu": options["relu"],
-        "upsample": options["upsample"],
-        "guided": options["guided"],
-    }
+    own = own_options(options)
     given = {key: value for key, value in own.items() if value is not None}
     allowed = parameters(explainer)
     reference = {"x_ref", "data_ref"} & allowed
@@ -390,12 +408,30 @@ def method_arguments(name: str, explainer: type, options: dict[str, Any]) -> dic
     return given | {key: value for key, value in common.items() if key in allowed}
 
 
+def own_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that only some methods have, None where they are not given."""
+    return {
+        "rule_name": by_key(options["rule_name"], str),
+        "rule_param": by_key(options["rule_param"], number),
+        "winner_takes_all": options["winner_takes_all"],
+        "limit_ref": options["limit_ref"],
+        "n_permutations": options["n_permutations"],
+        "n": options["n"],
+        "noise_level": options["noise_level"],
+        "quadrature": options["quadrature"],
+        "times_input": options["times_input"],
+        "relu": options["relu"],
+        "upsample": options["upsample"],
+        "guided": options["guided"],
+    }
+
+
 def parameters(explainer: type) -> set[str]:
     return set(inspect.signature(explainer).parameters)
 
 
-def flags(names: Sequence[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)
+def flags(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))
 
 
 def number(text: str) -> float:
@@ -478,6 +514,72 @@ def existing(path: Path) -> None:
         raise DataError(f"{path}: there is no such file")
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file")
+
+
+# report
+
+
+@main.command("report")
+@click.argument("model", type=FILE)
+@click.argument("data", type=FILE, nargs=-1, required=True)
+@partial(explain_options, own=REPORT_OPTIONS)
+def write_report(
+    model: Path,
+    data: tuple[Path, ...],
+    out: Path,
+    methods: tuple[str, ...],
+    instances: int,
+    title: str,
+    **options: Any,
+) -> None:
+    """Explain what MODEL predicts for DATA on one page of interactive plots.
+
+    DATA is read as for `explain`. The page works offline: it shows single rows and all of them by
+    every method, predictions, whether the values add up, the model, and how to get the same again.
+
+    \b
+    onnxplain report model.onnx table.csv -o report.html --method lrp --method deeplift
+    """
+    from onnxplain.report import check_page, report
+
+    sources = [path for path in (model, *data, options["reference"]) if path]
+    for path in sources:
+        existing(path)
+    check_page(out, sources)
+    arguments = report_arguments(methods, options)
+    converter, arrays, reference = load(model, data, options)
+    if reference is not None:
+        arguments |= references(methods, reference)
+    about = {"instances": instances, "title": title, "model_name": str(model)}
+    report(converter, arrays, methods, out, **about, **arguments)
+    click.echo(f"wrote {out}")
+
+
+def report_arguments(methods: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of all methods; an option that none of them has is an error."""
+    given = {key for key, value in own_options(options).items() if value is not None}
+    given |= {key for key in ("like", "layer", "reference") if options[key]}
+    found, used = {}, set()
+    for name in methods:
+        explainer = explainer_of(name)
+        known = parameters(explainer)
+        known |= {"reference"} if {"x_ref", "data_ref"} & known else set()
+        used |= given & known
+        found |= method_arguments(name, explainer, options | dict.fromkeys(given - known))
+    if given - used:
+        raise ArgumentError(f"none of the methods {', '.join(methods)} has {flags(given - used)}")
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def references(methods: Sequence[str], reference: Any) -> dict[str, Any]:
+    known = set().union(*(parameters(explainer_of(name)) for name in methods))
+    return dict.fromkeys({"x_ref", "data_ref"} & known, reference)
+
+
+def explainer_of(name: str) -> Any:
+    import onnxplain
+
+    return getattr(onnxplain, (METHODS | AGNOSTIC)[name])
 
 
 # results in files

@@ -271,7 +271,12 @@ class Converter:
         ]
 
     def __call__(
-        self, data: Any, *, channels_first: bool = True, batch_size: int | None = None
+        self,
+        data: Any,
+        *,
+        channels_first: bool = True,
+        batch_size: int | None = None,
+        device: Any = "cpu",
     ) -> list[Array]:
         """Predict.
 
@@ -283,11 +288,13 @@ class Converter:
             Whether the channels of the data stand before the other axes.
         batch_size : int, optional
             Rows computed at a time.
+        device : str or list of str, default "cpu"
+            "cpu", "cuda", "cuda:1", "auto", or a list of GPUs that share the rows.
 
         Returns
         -------
         list of array (batch, *output_dim)
-            One per output.
+            One per output, on the host.
 
         Examples
         --------
@@ -296,6 +303,7 @@ class Converter:
         >>> ox.convert(MODEL)(np.zeros((2, 1, 8, 8)))[0].shape
         (2, 10)
         """
+        from .device import device_for, session
         from .methods.base import Engine, check_flags
 
         check_flags(channels_first=channels_first)
@@ -303,13 +311,14 @@ class Converter:
         arrays = prepare(
             data, self.graph.inputs, self.input_dim, dtype, channels_first, names=self.input_names
         )
-        return Engine(self, dtype, batch_size=batch_size).predict(arrays)
+        with session():
+            return Engine(self, dtype, device_for(device, data), batch_size).predict(arrays)
 
     def graph_for(
         self, dtype: np.dtype, device: Any = None, before_activation: bool = False
     ) -> tuple[Graph, tuple[str, ...]]:
         """Return the graph with weights of a float type, and the tensor to explain per output."""
-        key = (np.dtype(dtype).name, device and device.__name__, before_activation)
+        key = (np.dtype(dtype).name, device and device.name, before_activation)
         if key not in self._cast:
             graph, targets = self.graph, self.graph.outputs
             if before_activation:
@@ -348,6 +357,11 @@ class Converter:
         from .coverage import describe_converter
 
         return describe_converter(self)
+
+    def _repr_html_(self) -> str:
+        from .cards import converter_card
+
+        return converter_card(self)
 
 
 def _float_outputs(raw: RawModel) -> list[str]:

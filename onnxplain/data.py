@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, is_device, namespace
+from .arrays import Array, is_device, namespace, to_host
 from .errors import ArgumentError, DataError, DtypeError, ShapeError, counted, listed, shown
 
 Shape = tuple[int, ...]
@@ -133,8 +133,8 @@ def _one(
 
 
 def _array(x: Any, what: str) -> Array:
-    if is_device(x):
-        return x
+    if is_device(x):  # the rows of a chunk go to the GPU that has room for them
+        return to_host(x)
     if x is None:
         raise DataError(f"{what} is None; give an array with one row per instance")
     given = type(x).__name__

@@ -49,7 +49,7 @@ def given_names(names: Any, shapes: Sequence[Shape], what: str) -> list[AxisName
     return layers
 
 
-def nested_names(names: Any, layers: int, what: str) -> list[AxisNames]:
+def nested_names(names: Any, layers: int | None, what: str) -> list[AxisNames]:
     """Bring names into the form layer, axis, label; their numbers are not looked at.
 
     Examples
@@ -57,8 +57,9 @@ def nested_names(names: Any, layers: int, what: str) -> list[AxisNames]:
     >>> nested_names(["age", "fare"], 1, "input_names")
     [[['age', 'fare']]]
     """
-    if _is_nested(names):
+    if _is_nested(names) and layers in (None, len(names)):
         return names
+    layers = 1 if layers is None else layers
     found = _nest(_plain(names, what), layers)
     if len(found) != layers or not _is_nested(found):
         raise SelectionError(

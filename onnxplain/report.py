@@ -13,7 +13,6 @@ import numpy as np
 from .data import float_type, prepare
 from .errors import (
     ArgumentError,
-    MissingPackageError,
     UnknownArgumentError,
     counted,
     listed,
@@ -113,18 +112,13 @@ def report(
 # ---------------------------------------------------------------- before any work starts
 
 
-def check_page(path: Path) -> None:
-    """Raise if plotly is missing or a page cannot be written."""
+def check_page(path: Path, sources: Sequence[Path] = ()) -> None:
+    """Raise if plotly is missing, or the page cannot be written or would replace a source."""
     from .files import check_target
+    from .plots.page import check_plotly
 
-    try:
-        from .plots.plotly import check_version
-    except ImportError as error:
-        raise MissingPackageError(
-            "a report needs plotly: pip install 'onnxplain[plotly]'"
-        ) from error
-    check_version()
-    check_target(path, {".html", ".htm"}, [])
+    check_plotly("a report")
+    check_target(path, {".html", ".htm"}, sources)
 
 
 def _checked_data(
@@ -204,8 +198,7 @@ def _jobs(
     for title, entry in titled.items():
         method = _method(entry)
         if not isinstance(method, type):
-            if method.converter is not converter:
-                raise ArgumentError(f"{title} was run with another converter")
+            _check_model(title, method, converter)
             jobs.append(_Job(title, method, {}))
             continue
         known = set(inspect.signature(method).parameters)
@@ -223,12 +216,20 @@ def _jobs(
     return jobs
 
 
+def _check_model(title: str, method: Any, converter: Converter) -> None:
+    own = getattr(method, "converter", None)
+    told = getattr(method, "provenance", None) or {}
+    came = told.get("model_hash") if own is None else own.model_hash
+    if came != converter.model_hash:
+        raise ArgumentError(f"{title} explains another model than the converter's")
+
+
 def _titled(methods: Any) -> dict[str, Any]:
     if isinstance(methods, Mapping):
         found = {str(title): entry for title, entry in methods.items()}
     else:
-        single = isinstance(methods, str | type) or hasattr(methods, "result")
-        entries = [methods] if single else list(methods)
+        several = isinstance(methods, list | tuple)
+        entries = list(methods) if several else [methods]
         names = [_name(entry) for entry in entries]
         found = {}
         for k, (name, entry) in enumerate(zip(names, entries, strict=True)):
@@ -251,12 +252,13 @@ def _method(entry: Any) -> Any:
 
     if hasattr(entry, "method_name"):
         return entry
-    from .cli import METHODS
+    from .cli import AGNOSTIC, METHODS
 
-    by_name = {name.lower(): name for name in METHODS.values()} | METHODS
+    known = METHODS | AGNOSTIC
+    by_name = {name.lower(): name for name in known.values()} | known
     name = entry.lower().removeprefix("run_") if isinstance(entry, str) else None
     if name not in by_name:
-        raise ArgumentError(f"no method {shown(entry)}; known are {', '.join(METHODS)}")
+        raise ArgumentError(f"no method {shown(entry)}; known are {', '.join(known)}")
     return getattr(onnxplain, by_name[name])
 
 

@@ -375,7 +375,7 @@ def _block(method: Any, s: int, i: int, levels: dict[str, list[str]]) -> dict[st
     columns = {column: _spread(numbers, axis, shape) for column, (numbers, axis) in codes.items()}
     nodes = nodes_of_rows(method, s)
     if nodes is not None:
-        numbers = np.array(_codes(nodes.ravel(), levels["node"])).reshape(nodes.shape)
+        numbers = np.array(_codes(nodes.ravel().tolist(), levels["node"])).reshape(nodes.shape)
         columns["node"] = _over_features(numbers, shape)
     columns["value"] = values.ravel()
     for column, score in _scores(method, s).items():

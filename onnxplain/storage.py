@@ -253,7 +253,8 @@ class _Encoder:
         if isinstance(value, type) and issubclass(value, (np.floating, np.integer)):
             return {"type": np.dtype(value).name}
         if VALUES.get(type(value).__name__) is type(value):
-            own = {f.name: getattr(value, f.name) for f in fields(value)}
+            known: Any = value
+            own = {f.name: getattr(known, f.name) for f in fields(known)}
             return {"value": type(value).__name__, "fields": self.encode(own)}
         return {"text": shortened(repr(value), MAX_TEXT)}
 
@@ -420,7 +421,7 @@ def _header(member: Any) -> tuple[tuple[int, ...], np.dtype]:
 def _made(record: dict[str, Any], state: dict[str, Any]) -> Any:
     """A method with the fields of a file."""
     name = record["method"]
-    cls = _classes().get(name, StoredResult)
+    cls: Any = _classes().get(name, StoredResult)
     for field in state:
         there = getattr(cls, field, None)
         if field.startswith("__") or callable(there) or isinstance(there, COMPUTED):

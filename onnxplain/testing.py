@@ -175,7 +175,9 @@ def _bind(op, inputs, flags, attributes, opset, domain, n_outputs) -> tuple[Kern
     weights = {name: np.asarray(x) for name, x, flag in given if name and not flag}
     nodes, weights = expand([node], weights)
     if nodes != [node]:
-        data = {name: x for name, x in zip(names, inputs, strict=True) if name and name not in weights}
+        data = {
+            name: x for name, x in zip(names, inputs, strict=True) if name and name not in weights
+        }
         return _written(op, nodes, outputs, data | weights, data)
     kernel = make_kernel(node, flags)
     if kernel is None:

@@ -31,17 +31,25 @@ def close_figures():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say how many of ONNX's own node cases pass, are known gaps, or have no kernel yet."""
+    """Say how many of ONNX's own node cases pass, by tier, and how many are known gaps."""
     cases = next((m for name, m in sys.modules.items() if name.endswith("test_node_cases")), None)
     if cases is None:
         return
     stats = terminalreporter.stats
-    count = {
-        outcome: sum("::test_node_case[" in r.nodeid for r in stats.get(outcome, []))
+    found = {
+        outcome: [
+            report.nodeid.partition("::test_node_case[")[2].rstrip("]")
+            for report in stats.get(outcome, [])
+            if "::test_node_case[" in report.nodeid
+        ]
         for outcome in ("passed", "xfailed", "failed")
     }
-    others = len(cases.all_cases()) - len(cases.NAMES)
-    terminalreporter.write_line(
-        f"ONNX node cases: {count['passed']} passed, {count['xfailed']} known gaps, "
-        f"{count['failed']} failed, {others} of operators without a kernel"
-    )
+    if any(found.values()):
+        count = {outcome: len(names) for outcome, names in found.items()}
+        others = len(cases.all_cases()) - len(cases.NAMES)
+        terminalreporter.write_line(
+            f"ONNX node cases: {count['passed']} passed, {count['xfailed']} known gaps, "
+            f"{count['failed']} failed, {others} of operators without a kernel"
+        )
+        for line in cases.by_tier(found["passed"]):
+            terminalreporter.write_line(line)

@@ -484,6 +484,32 @@ def test_inputs_of_whole_numbers_stay_what_they_are_in_each_row():
         ox.LIME(c, data, refs)
 
 
+def test_a_batch_fixed_by_the_file_is_filled_up():
+    model = graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (5,)}, {"w": W}, outputs={"y": (2,)}
+    )
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    for exact in (True, False):
+        shap = ox.SHAP(ox.convert(model), X, REF[:7], exact=exact, dtype="double", seed=1)
+        expected = (X - REF[:7].mean(axis=0))[:, :, None] * W
+        np.testing.assert_allclose(shap.get_result(), expected, rtol=0, atol=1e-12)
+
+
+def test_tokens_are_explained_at_their_embedding():
+    gather = helper.make_node("Gather", ["table", "ids"], ["embedded"])
+    total = helper.make_node("ReduceSum", ["embedded", "axes"], ["y"], keepdims=0)
+    table = RNG.normal(size=(6, 3))
+    model = graph(
+        [gather, total], {"ids": (4,)}, {"table": table, "axes": np.array([1])}, outputs={"y": (3,)}
+    )
+    model.graph.input[0].type.tensor_type.elem_type = 7
+    ids, refs = np.array([[0, 1, 2, 3], [5, 5, 1, 0]]), np.array([[4, 4, 4, 4]])
+    c = ox.convert(model, inputs="embedded")
+    shap = ox.SHAP(c, ids, refs, groups=np.arange(4), dtype="double")
+    found = shap.get_result().sum(axis=2)
+    np.testing.assert_allclose(found, table[ids] - table[4], rtol=0, atol=1e-12)
+
+
 def test_handwritten_digits_are_explained_by_patches():
     images = digits()[0]
     c = ox.convert(MODEL)

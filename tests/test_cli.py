@@ -106,6 +106,16 @@ def test_inspect_names_inputs_outputs_and_nodes(model):
         assert method in out
 
 
+def test_inspect_says_once_what_holds_for_many_nodes_and_methods():
+    out = run("inspect", Path(__file__).parent / "quantised" / "cnn_qdq.onnx")
+    said = [line for line in out.splitlines() if line.startswith("inexact")]
+    assert [line.partition(":")[0] for line in said] == [
+        "inexact (grad, smoothgrad, intgrad, expgrad, gradcam, gradcam++, guided, deconvnet)",
+        "inexact (deeplift, deepshap)",
+    ]
+    assert all(re.search(r"\d QuantizeLinear nodes: rounding passes straight", line) for line in said)
+
+
 def test_inspect_with_a_method_lists_every_node(model):
     out = run("inspect", model, "--method", "lrp")
     for node in ("edges", "strokes", "skip", "pool1", "classes", "softmax"):
@@ -113,7 +123,7 @@ def test_inspect_with_a_method_lists_every_node(model):
 
 
 def test_inspect_names_the_nodes_that_cannot_be_explained(tmp_path):
-    nodes = [helper.make_node("Det", ["x"], ["y"], name="volume")]
+    nodes = [helper.make_node("Bernoulli", ["x"], ["y"], name="volume")]
     path = save(tmp_path / "det.onnx", nodes, {}, {"x": [2, 2]}, {"y": []})
     assert "volume" in fails("inspect", path)
 
@@ -131,7 +141,7 @@ def test_inspect_says_what_was_joined(tmp_path):
 def test_a_tensor_before_an_unknown_operator_can_be_explained(tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["positive"], name="relu"),
-        helper.make_node("Det", ["positive"], ["y"], name="volume"),
+        helper.make_node("Bernoulli", ["positive"], ["y"], name="volume"),
     ]
     path = save(tmp_path / "det.onnx", nodes, {}, {"x": [2, 2]}, {"y": []})
     np.save(tmp_path / "data.npy", np.ones((1, 2, 2), np.float32))

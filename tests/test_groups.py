@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from networks import graph
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import ArgumentError, SelectionError, ShapeError
 

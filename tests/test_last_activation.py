@@ -62,7 +62,7 @@ def results(model, method, **options):
 
 def test_all_activations_are_tried():
     known = {op for (domain, op), found in _REGISTRY.items() if found[0][1].activation}
-    assert known - {"Swish"} == set(ACTIVATIONS)
+    assert known - {"Swish", "QuickGelu"} == set(ACTIVATIONS)  # newer, and of another domain
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS)

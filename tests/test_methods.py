@@ -63,7 +63,8 @@ IDS = np.array([[0, 1, 2, 3], [4, 5, 6, 0]])
 
 COMMON = {
     "channels_first": True, "output_idx": None, "output_label": None, "output_weights": None,
-    "layer": None, "ignore_last_act": True, "verbose": None, "dtype": "float", "device": "cpu", "batch_size": None, "seed": None,
+    "layer": None, "ignore_last_act": True, "verbose": None, "dtype": "float", "device": "cpu",
+    "batch_size": None, "seed": None,
     "like": None,
 }  # fmt: skip
 OWN = {

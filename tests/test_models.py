@@ -1,13 +1,16 @@
 """Real public models: forward, gradients and what the methods promise, from end to end."""
 
+import re
 from functools import lru_cache
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 import onnxplain as ox
+from onnxplain.cli import main
 from onnxplain.errors import ModelError
 from onnxplain.rules import AlphaBeta, Epsilon, Gamma, Pass, ZPlus
 
@@ -188,6 +191,29 @@ def test_inner_tensors_agree_with_onnxruntime(name, shared):
 def test_model_with_whole_number_outputs_asks_for_inner_tensors(shared):
     with pytest.raises(ModelError, match="outputs="):
         ox.convert(shared / "models" / "unity-sorter-attn" / "model.onnx")
+
+
+# -- coverage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*RUN, *QUANTISED])
+def test_inspect_shows_complete_coverage_or_names_the_nodes(name, shared):
+    path = str(shared / "models" / name / "model.onnx")
+    more = ["--outputs", ",".join(INNER[name])] if name in INNER else []
+    shown = CliRunner().invoke(main, ["inspect", path, *more])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    remarks = [line for line in lines if line.startswith("inexact (")]
+    assert not any(
+        line.startswith(("no rule (grad", "no rule (lrp", "no rule (deep")) for line in lines
+    )
+    for method in ("grad", "lrp", "deeplift"):
+        (row,) = (line.split() for line in lines if line.split()[:1] == [method])
+        nodes, exact, inexact, lacking = map(int, row[1:])
+        assert (exact + inexact, lacking) == (nodes, 0)
+        own = [r for r in remarks if method in re.split(r"\W+", r.partition(")")[0])]
+        assert bool(own) == (inexact > 0)
+        assert (name in STEPS or name in QUANTISED) or inexact == 0
 
 
 # -- gradient -------------------------------------------------------------------------------------

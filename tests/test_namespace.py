@@ -41,13 +41,14 @@ from .kernel_cases import CASES, NEWEST
 USED = {
     "cupy": {
         "add", "arange", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh",
-        "argmax", "argmin", "argsort", "asarray", "ascontiguousarray", "broadcast_to", "ceil", "clip", "concatenate",
-        "cos", "cosh", "einsum", "empty", "exp", "expand_dims", "expm1", "eye", "fft", "fft.fft",
-        "fft.ifft", "fft.irfft", "fft.rfft", "flip", "floor", "fmod", "full_like", "hypot", "int64",
-        "isfinite", "isinf", "isnan", "linalg", "linalg.det", "linalg.svd", "log", "log1p",
-        "logaddexp", "matmul", "maximum", "minimum", "mod", "moveaxis", "multiply", "ones", "ones_like", "pad",
-        "reciprocal", "repeat", "result_type", "rint", "sign", "sin", "sinh", "sqrt", "subtract", "take",
-        "take_along_axis", "tan", "tanh", "tensordot", "tile", "where", "zeros", "zeros_like",
+        "argmax", "argmin", "argsort", "asarray", "ascontiguousarray", "broadcast_to", "ceil",
+        "clip", "concatenate", "cos", "cosh", "einsum", "empty", "exp", "expand_dims", "expm1",
+        "eye", "fft", "fft.fft", "fft.ifft", "fft.irfft", "fft.rfft", "flip", "floor", "fmod",
+        "full_like", "hypot", "int64", "isfinite", "isinf", "isnan", "linalg", "linalg.det",
+        "linalg.svd", "log", "log1p", "logaddexp", "matmul", "maximum", "minimum", "mod",
+        "moveaxis", "multiply", "ones", "ones_like", "pad", "reciprocal", "repeat", "result_type",
+        "rint", "sign", "sin", "sinh", "sqrt", "subtract", "take", "take_along_axis", "tan", "tanh",
+        "tensordot", "tile", "where", "zeros", "zeros_like",
     },
     "cupyx.scipy.special": {"erf", "erfc", "expit"},
 }

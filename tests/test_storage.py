@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from networks import graph, layered
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph, layered
 from onnxplain.cli import main
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import ArgumentError, DataError
@@ -329,7 +329,8 @@ def header(text):
     [
         header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"),
         header("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000,), }"),
-        header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }") + pickle.dumps([1, 2, 3]),
+        header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }")
+        + pickle.dumps([1, 2, 3]),
         header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1), }") + bytes(4),
         header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }") + bytes(4),
         header("__import__('os').system('true')"),
@@ -353,7 +354,9 @@ def test_parts_that_claim_more_than_the_file_holds_are_told(archive):
 def test_values_that_would_be_made_without_end_are_told(tmp_path):
     path = saved(ox.LRP(PAIR, [A, B], output_idx=[[0], [0]]), tmp_path)
     names = [[[str(k) for k in range(2000)]] * 3, [["x", "y"]]]
-    rewritten(path, lambda record: record["state"].update(input_names=names, result=[[None] * 2] * 2))
+    rewritten(
+        path, lambda record: record["state"].update(input_names=names, result=[[None] * 2] * 2)
+    )
     with pytest.raises(DataError, match="more values than can be"):
         ox.load(path)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import kernels
 from ..arrays import MAX_ELEMENTS, Array, checked_shape, is_device, is_float, to_host
+from ..device import out_of_memory
 from ..errors import ModelError, OnnxplainError, UnsupportedOpError, listed, shortened, shown
 from ..kernels.base import Kernel
 from .load import RawModel, RawNode, ValueSpec
@@ -233,6 +234,8 @@ def evaluate(node: Node, kernel: Any, inputs: Sequence[Array | None]) -> tuple[A
     except OnnxplainError as error:
         raise type(error)(f"{node.label}: {shortened(str(error))}") from error
     except FAILURES as error:
+        if out_of_memory(error):
+            raise  # not the model's fault: fewer rows may fit
         shapes = listed("none" if x is None else tuple(x.shape) for x in inputs)
         reason = shortened(str(error)) or type(error).__name__
         raise ModelError(

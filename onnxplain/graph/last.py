@@ -61,10 +61,14 @@ def _last_activation(
 ) -> tuple[list[Node], Node | None]:
     """Return the nodes behind the last activation, the output's first, and the activation."""
     path, node = [], producers.get(output)
-    while node is not None and node.op in _PASSING | _STORING and node.inputs[0] in graph.active:
+    while node is not None and _passes(node) and node.inputs[0] in graph.active:
         path.append(node)
         node = producers.get(node.inputs[0])
     return path, node if node is not None and node.kernel.activation else None
+
+
+def _passes(node: Node) -> bool:
+    return node.op in _STORING or (node.op in _PASSING and not node.domain)
 
 
 def _bypass(output: str, path: list[Node], activation: Node) -> tuple[str, list[Node]]:

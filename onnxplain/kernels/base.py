@@ -231,14 +231,14 @@ def _check_complete(cls: type[Kernel]) -> None:
         family = next(c for c in cls.__mro__ if name in vars(c).get("needs", {}))
         blank, written = getattr(family, name), getattr(cls, name)
         if written is not blank and callable(blank):
-            _check_parameters(cls, blank, written)
+            _check_parameters(cls, name, blank, written)
         elif written is blank and getattr(cls, caller) is getattr(family, caller):
             what = f"{name}{_parameters(blank)}" if callable(blank) else name
             instead = f" (or {caller})" if caller != name else ""
             raise ArgumentError(f"class {cls.__name__} lacks {what}{instead}; see its family")
 
 
-def _check_parameters(cls: type[Kernel], blank: Any, written: Any) -> None:
+def _check_parameters(cls: type[Kernel], name: str, blank: Any, written: Any) -> None:
     """Refuse a method that cannot be called as the one it is written for."""
     asked = inspect.signature(blank).parameters.values()
     fixed = [p for p in asked if p.kind is not p.VAR_POSITIONAL]
@@ -247,7 +247,7 @@ def _check_parameters(cls: type[Kernel], blank: Any, written: Any) -> None:
         (takes.bind if len(fixed) == len(asked) else takes.bind_partial)(*fixed)
     except TypeError:
         raise ArgumentError(
-            f"class {cls.__name__}: {written.__name__}{_parameters(written)} is called with "
+            f"class {cls.__name__}: {name}{_parameters(written)} is called with "
             f"{_parameters(blank)}"
         ) from None
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import onnx.parser
 from onnx import FunctionProto
 
+from ..errors import ArgumentError
 from .base import Kernel
 
 
@@ -61,7 +62,7 @@ class Expanded(Kernel):
     Its author gives the `text` of an ONNX function, or writes `expand`.
     """
 
-    needs = {"text": "expand"}
+    needs: ClassVar = {"text": "expand"}
     main: ClassVar[str] = ""  # the operator among them that keeps the node's name
     opset: ClassVar[int] = 13  # of what is written
     text: ClassVar[str] = ""  # name (inputs) => (outputs) { nodes }; @name is an attribute
@@ -75,4 +76,14 @@ class Expanded(Kernel):
 def _parsed(text: str, opset: int) -> FunctionProto:
     imports = f'"" : {opset}, "onnxplain" : 1, "com.microsoft" : 1'
     header = f'<domain: "onnxplain", opset_import: [{imports}]>'
-    return onnx.parser.parse_function(f"{header} {text}")
+    try:
+        return onnx.parser.parse_function(f"{header} {text}")
+    except onnx.parser.ParseError as error:
+        raise ArgumentError(f"its text cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: onnx.parser.ParseError) -> str:
+    """Return what the parser expected, of a message that repeats the whole text."""
+    (message,) = error.args
+    message = message.decode() if isinstance(message, bytes) else str(message)
+    return message.strip().rpartition("\n")[2]

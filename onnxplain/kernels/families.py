@@ -16,7 +16,7 @@ and `forward`, always.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Elementwise(Kernel):
     """y_i = f(x_i): the signals are scaled by slope or secant, relevance passes."""
 
     family = "elementwise"
-    needs = {"forward": "forward", "slope": "gradient"}
+    needs: ClassVar = {"forward": "forward", "slope": "gradient"}
     data = (0,)
 
     def value(self, x: Array, *params: Array) -> Array:
@@ -125,7 +125,7 @@ class Linear(Kernel):
     """y = A(w) x + b with weights w and bias b that carry no data."""
 
     family = "linear"
-    needs = {"apply": "forward", "vjp": "gradient"}
+    needs: ClassVar = {"apply": "forward", "vjp": "gradient"}
     data = (0,)
     diagonal = False  # each output depends on the input in its own place only
     whole = False  # relevance is shared by the rule also where the bias is 0
@@ -134,7 +134,7 @@ class Linear(Kernel):
     def operand(self, inputs: tuple[Array | None, ...]) -> tuple[Array, Any, Array | None]:
         """Return x, w and b; the weights of an operator without any are the number 1."""
         x, w, b = (*inputs, None, None)[:3]
-        return x, w, b
+        return x, 1.0 if w is None else w, b
 
     def apply(self, x: Array, w: Any) -> Array:
         """Return A(w) x."""
@@ -261,7 +261,7 @@ class Routing(Kernel):
     """Moves, copies or drops elements; every signal goes back the way the element came."""
 
     family = "routing"
-    needs = {"forward": "forward", "back": "route"}
+    needs: ClassVar = {"forward": "forward", "back": "route"}
     data = (0,)
 
     def back(self, g: Array, shape: Shape, rec: Record) -> Array:
@@ -315,7 +315,7 @@ class Merge(Kernel):
     """y = sum of c_i x_i over several inputs with data; constants among them act as a bias."""
 
     family = "merge"
-    needs = {"coefficients": "gradient"}
+    needs: ClassVar = {"coefficients": "gradient"}
 
     @classmethod
     def accepts(cls, active):
@@ -394,7 +394,7 @@ class Product(Kernel):
     """y = f(a, b), linear in each of two inputs with data: exact DeepLIFT at the midpoint."""
 
     family = "product"
-    needs = {"forward": "forward", "back": "gradient"}
+    needs: ClassVar = {"forward": "forward", "back": "gradient"}
 
     @classmethod
     def accepts(cls, active):
@@ -453,7 +453,7 @@ class Selector(Kernel):
     """y = max over windows: signals go to the winners, ties to the first in row-major order."""
 
     family = "selector"
-    needs = {"forward": "forward", "send": "gradient"}
+    needs: ClassVar = {"forward": "forward", "send": "gradient"}
     data = (0,)
 
     def send(self, g: Array, x: Array, y: Array, shape: Shape) -> Array:
@@ -560,7 +560,7 @@ class Axis(Kernel):
     """Mixes elements along an axis: gradient and DeepLIFT are the author's closed forms."""
 
     family = "axis"
-    needs = {"forward": "forward", "vjp": "gradient", "deeplift": "deeplift"}
+    needs: ClassVar = {"forward": "forward", "vjp": "gradient", "deeplift": "deeplift"}
     data = (0,)
 
     def vjp(self, g: Array, x: Array, y: Array, *params: Array) -> Array:

@@ -18,10 +18,9 @@ from .. import selection
 from ..arrays import Array, lead, namespace, to_host
 from ..conventions import checked_like
 from ..data import float_type, prepare
+from ..device import HOST, Memory, PerPlace, choose, current, device_for, in_session, spread, use
 from ..errors import (
     ArgumentError,
-    DeviceError,
-    MissingPackageError,
     SelectionError,
     UnknownArgumentError,
     UnsupportedOpError,
@@ -50,27 +49,6 @@ SIGNAL_BYTES = 256 * 2**20
 MAX_COUNT = 1_000_000  # of draws, points, references: more is a slip of the pen
 
 
-def array_module(device: Any) -> Any:
-    """Return NumPy for "cpu", CuPy for "cuda" (or "auto" where a GPU is there)."""
-    if device is None or (isinstance(device, str) and device == "cpu"):
-        return np
-    if not isinstance(device, str) or device not in ("auto", "cuda", "gpu"):
-        raise DeviceError(f'device must be "cpu", "cuda" or "auto", got {shown(device)}')
-    try:
-        import cupy
-    except ImportError as error:
-        if device == "auto":
-            return np
-        raise MissingPackageError(
-            "device='cuda' needs CuPy: pip install 'onnxplain[gpu]'"
-        ) from error
-    if cupy.cuda.is_available():
-        return cupy
-    if device == "auto":
-        return np
-    raise DeviceError("device='cuda': CuPy finds no usable NVIDIA GPU; use device='cpu'")
-
-
 class Run(NamedTuple):
     """All tensors of one run, and the inputs it was made of."""
 
@@ -79,7 +57,7 @@ class Run(NamedTuple):
 
 
 class Engine:
-    """A graph on a device in a type, run chunk by chunk.
+    """A graph on one or several devices in a type, run chunk by chunk.
 
     Values are for the tensors `explained`: the inputs, or inner tensors. Where the graph is cut at
     tensors, these are its first inputs, and `lift` computes them from the inputs of the model.
@@ -95,12 +73,16 @@ class Engine:
         cut_at: Sequence[str] = (),
         inner: Sequence[str] = (),
     ) -> None:
-        self.xp = array_module(device)
+        self.places = choose(device)
+        use(self.places[0])
+        self.xp = self.places[0].xp
         self.dtype, self.trial = dtype, converter.trial
-        module = None if self.xp is np else self.xp
-        graph, self.targets = converter.graph_for(dtype, module, before_activation)
-        self.head = head(graph, cut_at) if cut_at else None
-        self.graph = tail(graph, cut_at, dtype).cast(dtype, module) if cut_at else graph
+        self._graphs: dict[str, tuple[Graph | None, Graph]] = {}  # by place: before a cut, behind
+        for place in self.places:
+            where = None if place is HOST else place
+            graph, self.targets = converter.graph_for(dtype, where, before_activation)
+            behind = tail(graph, cut_at, dtype).cast(dtype, where) if cut_at else graph
+            self._graphs[place.name] = (head(graph, cut_at) if cut_at else None, behind)
         self.outputs = converter.graph.outputs
         self.batch_size = _checked_batch_size(batch_size)
         self.input_names = [spec.name for spec in self.graph.inputs]
@@ -109,6 +91,16 @@ class Engine:
         self.dims = [self.trial.shapes[name][1:] for name in self.explained]
         # Other inputs (tokens, masks, what goes around a cut) are conditions of each instance.
         self.moved = [name in self.graph.active for name in self.input_names]
+
+    @property
+    def graph(self) -> Graph:
+        """The graph with its weights where this thread computes."""
+        return self._graphs[current(self.places).name][1]
+
+    @property
+    def head(self) -> Graph | None:
+        """What comes before the tensors the graph is cut at."""
+        return self._graphs[current(self.places).name][0]
 
     # -- sizes ------------------------------------------------------------------------------------
 
@@ -133,17 +125,36 @@ class Engine:
         if self.graph.fixed_batch is not None:
             return self.graph.fixed_batch
         if self.batch_size is not None:
-            return self.batch_size
-        scale = self.dtype.itemsize / 4
-        row = scale * (self.trial.row_bytes + 12 * min(n_outputs, 64) * self.trial.widest)
-        most = STEPS_CHUNK_BYTES if self._has_bodies else CHUNK_BYTES
-        return max(1, int(most / max(row, 1)))
+            return max(1, self.batch_size >> self._halvings)
+        return max(1, int(self._chunk_bytes / max(self._bytes_of_row(n_outputs), 1)))
+
+    def _bytes_of_row(self, n_outputs: int) -> float:
+        """Return the bytes of the tensors of one row and of the signals of some outputs."""
+        row = self.trial.row_bytes + 12 * min(n_outputs, 64) * self.trial.widest
+        return self.dtype.itemsize / 4 * row
+
+    @property
+    def _chunk_bytes(self) -> int:
+        if self._memory is not None:
+            return self._memory.bytes
+        return STEPS_CHUNK_BYTES if self._has_bodies else CHUNK_BYTES
+
+    @cached_property
+    def _memory(self) -> Memory | None:
+        """The memory of the GPUs."""
+        return None if self.xp is np else Memory(self.places)
+
+    @property
+    def _halvings(self) -> int:
+        return 0 if self._memory is None else self._memory.halvings
 
     def blocks(self, batch: int, size: int) -> list[slice]:
-        """Cut rows into chunks of at most `size`, of less where threads would stay idle.
+        """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
 
         However many threads there are, the chunks are the same, and so are the results.
         """
+        if self._memory is not None:
+            return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
         if self.graph.fixed_batch is None and self.batch_size is None and not self._has_bodies:
             work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
             count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
@@ -170,7 +181,39 @@ class Engine:
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
         """Cut the explained outputs so that their signals fit into memory."""
         one = 3 * rows * self.trial.widest * self.dtype.itemsize
-        return list(chunks(n_outputs, max(1, int(SIGNAL_BYTES / max(one, 1)))))
+        most = SIGNAL_BYTES if self._memory is None else self._memory.bytes
+        return list(chunks(n_outputs, max(1, int(most / max(one, 1)))))
+
+    # -- work -------------------------------------------------------------------------------------
+
+    def each(
+        self,
+        task: Callable[[slice], Any],
+        blocks: Sequence[slice],
+        stored: Callable[[slice], Callable[[], None]] = lambda rows: lambda: None,
+        done: Callable[[], Any] = lambda: None,
+    ) -> None:
+        """Do a task for chunks of rows, side by side on threads or GPUs.
+
+        What does not fit into the memory of a GPU is done again in smaller parts; `stored` takes
+        rows to a function that undoes what the task had left there.
+        """
+        memory = self._memory
+        if memory is None:
+            with self.threads(len(blocks)):
+                each(lambda rows: (task(rows), done()), blocks)
+            return
+        least = int(self._bytes_of_row(1)) * (self.graph.fixed_batch or 1)
+        level = memory.halvings
+        spread(
+            self.places,
+            lambda rows: (memory.do(task, rows, level, least, stored), done()),
+            blocks,
+        )
+
+    def per_place(self, make: Callable[[], Any]) -> PerPlace:
+        """Return a function that gives what `make` makes, made once on each GPU."""
+        return PerPlace(self.places, make)
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -211,18 +254,16 @@ class Engine:
 
     def predict(self, arrays: Sequence[Array]) -> list[np.ndarray]:
         """Return the outputs of the model for all rows, on the host."""
-        blocks = self.blocks(len(arrays[0]), self.chunk_rows())
-        found: list[list[Any]] = [[None] * len(blocks) for _ in self.outputs]
+        found: list[dict[int, np.ndarray]] = [{} for _ in self.outputs]
 
-        def one(i: int) -> None:
-            block = [self.xp.asarray(x[blocks[i]]) for x in arrays]
-            values = self.forward(block, keep=False)
+        def block(rows: slice) -> None:
+            inputs = [self.xp.asarray(x[rows]) for x in arrays]
+            values = self.forward(inputs, keep=False)
             for parts, name in zip(found, self.outputs, strict=True):
-                parts[i] = to_host(values[name][: len(block[0])])
+                parts[rows.start] = to_host(values[name][: len(inputs[0])])
 
-        with self.threads(len(blocks)):
-            each(one, range(len(blocks)))
-        return [np.concatenate(parts) for parts in found]
+        self.each(block, self.blocks(len(arrays[0]), self.chunk_rows()))
+        return [np.concatenate([parts[start] for start in sorted(parts)]) for parts in found]
 
     def run(self, inputs: Sequence[Array]) -> Run:
         """Run the graph on some rows and keep everything for a walk back."""
@@ -253,7 +294,8 @@ class _Names:
         return vars(method)[self.name]
 
     def __set__(self, method: Any, names: Any) -> None:
-        layers = len(vars(method).get(self.name, [()]))
+        known = vars(method).get(self.name)
+        layers = None if known is None else len(known)
         vars(method)[self.name] = naming.nested_names(names, layers, self.name)
 
 
@@ -289,6 +331,7 @@ class Method:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
+            cls.__init__ = in_session(cls.__init__)
             cls.__signature__ = _full_signature(cls)  # for help(), notebooks, the command line
 
     def _prepare(
@@ -321,7 +364,8 @@ class Method:
         self.converter, self.like, self.seed, self.verbose = converter, like, seed, verbose
         self.channels_first, self.ignore_last_act = channels_first, ignore_last_act
         self._data_channels_first = channels_first
-        self.dtype, self.device, self.batch_size = dtype, device, batch_size
+        self.dtype, self.batch_size = dtype, batch_size
+        self.device = device_for(device, data)
         self.output_names = [[list(a) for a in layer] for layer in converter.output_names]
         chosen = selection.select(
             output_idx, output_label, output_weights, converter.output_dim, converter.output_names
@@ -680,8 +724,20 @@ class Method:
         engine, batch = self._engine, len(self.data[0])
         size = engine.chunk_rows(self._n_nodes) if size is None else size
         blocks = engine.blocks(batch, size)
-        with engine.threads(len(blocks)), self._progress(len(blocks)) as done:
-            each(lambda rows: (task(rows), done()), blocks)
+        with self._progress(len(blocks)) as done:
+            engine.each(task, blocks, self._stored, done)
+
+    def _stored(self, rows: slice) -> Callable[[], None]:
+        """Return what puts back the values that some rows have now."""
+        arrays = [a for row in self.result for a in row if a is not None]
+        arrays += [a for a in (*(self.preds or ()), *(self.decomp_goal or ())) if a is not None]
+        before = [a[rows].copy() for a in arrays]
+
+        def undo() -> None:
+            for array, values in zip(arrays, before, strict=True):
+                array[rows] = values
+
+        return undo
 
     @contextmanager
     def _progress(self, steps: int) -> Iterator[Callable[[], Any]]:
@@ -857,6 +913,11 @@ class Method:
         from ..results import describe
 
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        from ..cards import method_card
+
+        return method_card(self)
 
 
 def _ancestors(graph: Graph, tensor: str) -> set[str]:

@@ -152,12 +152,13 @@ class DeepLift(MultiplierMethod):
     def _each_pair(self, task: Callable[[slice, Run, Run], None]) -> None:
         """Do a task for chunks of rows beside the reference, which runs once if it can."""
         engine = self._engine
-        refs = [engine.xp.asarray(r) for r in self.x_ref]
-        once = engine.run(refs) if engine.free_rows else None
+        refs = engine.per_place(lambda: [engine.xp.asarray(r) for r in self.x_ref])
+        once = engine.per_place(lambda: engine.run(refs())) if engine.free_rows else None
 
         def block(rows: slice) -> None:
             inputs = self._device_rows(self.data, rows)
-            task(rows, engine.run(inputs), once or engine.run(engine.beside(refs, inputs)))
+            reference = once() if once else engine.run(engine.beside(refs(), inputs))
+            task(rows, engine.run(inputs), reference)
 
         self._each_block(block)
 
@@ -177,13 +178,16 @@ class DeepLift(MultiplierMethod):
         def book(rows: slice, run: Run, reference: Run) -> None:
             count = rows.stop - rows.start
             runs = engine.graph, run.values, reference.values
+            found = []
             for picked in engine.output_slices(self._n_nodes, count):
                 ledger = Ledger(engine.graph.rows_first)
                 step = multiplier_step(*runs, self._setting(), ledger)
                 engine.backward(self._seeds(run.values, picked, rows), step)
-                books.append((rows.start, (ledger, count)))
+                found.append((rows.start, (ledger, count)))
+            books.extend(found)  # all or none: what does not fit into memory is done again
 
-        self._each_pair(book)
+        with engine.places[0]:
+            self._each_pair(book)
         books = [entry for _, entry in sorted(books, key=lambda b: b[0])]
         rule = repr(self._setting().rule)
         return ledger_table(books, {n.name: rule for n in engine.graph.nodes})
@@ -257,19 +261,22 @@ class DeepSHAP(MultiplierMethod):
         size = engine.chunk_rows(self._n_nodes)
         shifts: list[Any] = [0.0] * len(self._selected)
         for k, part in enumerate(chunks(n_ref, size)):
-            references = engine.run(self._device_rows(self.data_ref, part))
-            for s, flat in enumerate(self._flat(references.values)):
+            references = engine.per_place(partial(self._run_references, part))
+            for s, flat in enumerate(self._flat(references().values)):
                 shifts[s] = shifts[s] + to_host(flat.sum(axis=0, keepdims=True)) / n_ref
             self._each_block(partial(self._explain_rows, references, k == 0), size)
         everyone = slice(0, len(self.data[0]))
         for goal, shift in zip(self.decomp_goal, self._pick(shifts, everyone), strict=True):
             goal -= shift
 
-    def _explain_rows(self, references: Run, first: bool, rows: slice) -> None:
+    def _run_references(self, part: slice) -> Run:
+        return self._engine.run(self._device_rows(self.data_ref, part))
+
+    def _explain_rows(self, references: Callable[[], Run], first: bool, rows: slice) -> None:
         run = self._engine.run(self._device_rows(self.data, rows))
         if first:
             self._store_scores(rows, run.values)
-        self._add_tile(rows, run, references)
+        self._add_tile(rows, run, references())
 
     def _add_tile(self, rows: slice, run: Run, references: Run) -> None:
         """Add the contributions of some rows against some references."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..arrays import Array, is_float, lead, namespace, to_host
+from ..arrays import Array, is_device, is_float, lead, namespace, to_host
 from ..conventions import EXPECTED, GRADIENT, INTEGRATED, SMOOTHGRAD
 from ..errors import ArgumentError, ShapeError, shown
 from ..kernels.linear import Gemm, MatMul
@@ -129,14 +129,12 @@ class PathMethod(GradientMethod):
         """
         engine, data = self._engine, self.data
         weights = np.full(n, 1 / n) if weights is None else weights
-        size = engine.chunk_rows(self._n_nodes)
 
         def block(rows: slice) -> None:
             inputs = self._device_rows(data, rows)
             self._store_scores(rows, engine.forward(inputs, keep=False))
             count = rows.stop - rows.start
-            # A graph of fixed batch size runs one point of its rows at a time.
-            together = max(1, size // count) if engine.graph.fixed_batch is None else 1
+            together = self._points_together(count)
             slices = engine.output_slices(self._n_nodes, count * min(together, n))
             totals: list[list[Array | None]] = [[None] * len(engine.explained) for _ in slices]
             for draws in chunks(n, together):
@@ -144,7 +142,13 @@ class PathMethod(GradientMethod):
             for picked, signals in zip(slices, totals, strict=True):
                 self._store(rows, picked, signals)
 
-        self._each_block(block, size)
+        self._each_block(block)
+
+    def _points_together(self, rows: int) -> int:
+        """Return how many points of some rows run at a time."""
+        if self._engine.graph.fixed_batch is not None:
+            return 1
+        return max(1, self._engine.chunk_rows(self._n_nodes) // rows)
 
     def _add(
         self, engine: Engine, rows: slice, drawn: Any, weights: Any, slices: Any, totals: Any
@@ -201,7 +205,7 @@ def _with_rows(x_ref: Any, method: Method) -> Any:
     """Accept a reference without its axis of length one."""
     dims = method.converter.input_dim
     if len(dims) == 1 and hasattr(x_ref, "ndim") and x_ref.ndim == len(dims[0]):
-        return np.asarray(x_ref)[None] if isinstance(x_ref, np.ndarray) else x_ref
+        return to_host(x_ref)[None] if isinstance(x_ref, np.ndarray) or is_device(x_ref) else x_ref
     return x_ref
 
 
@@ -262,7 +266,7 @@ class SmoothGrad(PathMethod):
         if known.clean_last:
             for e in noise:
                 e[-1] = 0
-        ranges = [self._sigma(x) for x in self.data] if known.by_batch else None
+        ranges = [self._sigma(x).item() for x in self.data] if known.by_batch else None
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
             moved = []
@@ -271,7 +275,7 @@ class SmoothGrad(PathMethod):
                     moved.append(_repeat(x, draws.stop - draws.start))
                     continue
                 e = namespace(x).asarray(noise[i][draws], dtype=x.dtype)[:, None]
-                sigma = self._sigma(x) if ranges is None else ranges[i].reshape((1,) * x.ndim)
+                sigma = self._sigma(x) if ranges is None else ranges[i]
                 moved.append(x + sigma * e)
             return moved, (moved if times_input else None)
 
@@ -388,10 +392,11 @@ class IntegratedGradient(PathMethod):
         alphas, weights = self._quadrature(n, quadrature)
         self.x_ref = one_reference(self, x_ref)
         self._allocate(len(self.data[0]))
-        refs = [self._engine.xp.asarray(r)[None] for r in self.x_ref]
+        engine = self._engine
+        refs = engine.per_place(lambda: [engine.xp.asarray(r)[None] for r in self.x_ref])
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
-            path, factors = _on_path(self._engine, inputs, refs, alphas[draws])
+            path, factors = _on_path(engine, inputs, refs(), alphas[draws])
             return path, (factors if times_input else None)
 
         first = first_dense_layers(self._engine)
@@ -420,28 +425,28 @@ class IntegratedGradient(PathMethod):
             cut_at=first,
             inner=first,
         )
-        refs = [engine.xp.asarray(r) for r in self.x_ref]
-        starts = engine.forward(refs)
-        size = engine.chunk_rows(self._n_nodes)
+        refs = engine.per_place(lambda: [engine.xp.asarray(r) for r in self.x_ref])
+        starts = engine.per_place(lambda: engine.forward(refs()))
 
         def block(rows: slice) -> None:
             inputs, count = self._device_rows(self.data, rows), rows.stop - rows.start
             values = engine.forward(inputs)
             self._store_scores(rows, values)
-            ends, together = [values[name] for name in first], max(1, size // count)
+            begins, ends = [starts()[f][None] for f in first], [values[f] for f in first]
+            together = self._points_together(count)
             slices = engine.output_slices(self._n_nodes, count * min(together, self.n))
             totals: list[list[Array | None]] = [[None] * len(first) for _ in slices]
             for draws in chunks(self.n, together):
-                path, _ = _on_path(behind, ends, [starts[f][None] for f in first], alphas[draws])
+                path, _ = _on_path(behind, ends, begins, alphas[draws])
                 self._add(behind, rows, (path, None), weights[draws], slices, totals)
             step = gradient_step(engine.graph, values)
             for picked, means in zip(slices, totals, strict=True):
                 seeds = {f: m for f, m in zip(first, means, strict=True) if m is not None}
                 arrived = reached(engine.backward(seeds, step), engine.explained, count)
-                moved = [x - r for x, r in zip(inputs, refs, strict=True)]
+                moved = [x - r for x, r in zip(inputs, refs(), strict=True)]
                 self._store(rows, picked, times(arrived, moved) if self.times_input else arrived)
 
-        self._each_block(block, size)
+        self._each_block(block)
 
     def _quadrature(self, n: int | None, name: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Check and remember the quadrature; return its nodes and weights on [0, 1]."""

@@ -185,8 +185,8 @@ class LRP(Method):
             return
         if not isinstance(rule, str) or rule not in {**LRP_RULES, **PRESETS}:
             raise RuleError(
-                f"rule_name {shown(rule)} is unknown; the rules are {', '.join(LRP_RULES)}, the "
-                f"composites {', '.join(PRESETS)}, or a value such as onnxplain.rules.Epsilon(0.1)"
+                f"rule_name {shown(rule)} is unknown; there are {', '.join(LRP_RULES)}, the "
+                f"composites {', '.join(PRESETS)}, and values of onnxplain.rules and .presets"
             )
         if rule in NEEDS_BOUNDS:
             raise RuleError(f"rule {rule!r} needs bounds: give {NEEDS_BOUNDS[rule]}")

@@ -1,7 +1,7 @@
 """Draws sheets with plotly: plots with menus, a slider and texts at the pointer.
 
-A sheet becomes what plotly.js draws, a dict of `data` and `layout`: `described`. Colours that depend
-on the background are words that start with @ there, which `LOOKS` translates; a page translates them
+A sheet becomes what plotly.js draws, a dict of `data` and `layout`: `described`. Colours that
+depend on the background are words that start with @ there, which `LOOKS` translates; a page does so
 when it is opened, since only then is it known whether its reader likes dark pages.
 """
 
@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import plotly
 
 from ..errors import ArgumentError, MissingPackageError, shown
 from .common import (
@@ -44,19 +44,36 @@ from .mpl import (
     glaze,
 )
 
-Theme: TypeAlias = Literal["light", "dark"] | None
+Theme: TypeAlias = str | None  # "light", "dark"
 Trace: TypeAlias = dict[str, Any]
 Pack: TypeAlias = Callable[[np.ndarray, float], Any]
 
 # The names plotly.js knows; each is offered reversed as well.
-SCALES = tuple(
-    "Blackbody Bluered Blues Cividis Earth Electric Greens Greys Hot Jet Picnic Portland Rainbow "
-    "RdBu Reds Viridis YlGnBu YlOrRd".split()
+SCALES = (
+    "Blackbody",
+    "Bluered",
+    "Blues",
+    "Cividis",
+    "Earth",
+    "Electric",
+    "Greens",
+    "Greys",
+    "Hot",
+    "Jet",
+    "Picnic",
+    "Portland",
+    "Rainbow",
+    "RdBu",
+    "Reds",
+    "Viridis",
+    "YlGnBu",
+    "YlOrRd",
 )
 PERCENTILE_NAMES = ["min", *(f"{p:g}" for p in PERCENTILES[1:-1]), "max"]
 PERCENTILE_NAMES[4] = "median"
 MAX_VIOLIN = 200  # values a violin is drawn from, evenly spread in their order
 MAX_SHOWN_DOTS = 6000  # of a swarm: browsers draw each of them
+LEVELS = 11  # of colour in contours: odd, so that one of them is around 0
 BAR = 78  # pixels a colour bar takes beside a panel
 LETTER = 6.2  # pixels
 
@@ -107,16 +124,19 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 def draw(sheet: Sheet) -> Figure:
     """Make an interactive figure of a sheet."""
-    check_version()
+    check_plotly("as_plotly=True")
     return Figure(sheet)
 
 
-def check_version() -> None:
-    """Raise if plotly is too old to take arrays as bytes."""
-    if int(plotly.__version__.partition(".")[0]) < 6:
-        raise MissingPackageError(
-            f"plotly {plotly.__version__} is too old: pip install 'onnxplain[plotly]'"
-        )
+def check_plotly(what: str) -> None:
+    """Raise if plotly is not there, or too old to take arrays as bytes."""
+    try:
+        found = version("plotly")
+    except PackageNotFoundError:
+        found = None
+    if found is None or int(found.partition(".")[0]) < 6:
+        came = "" if found is None else f", plotly {found} is too old"
+        raise MissingPackageError(f"{what} needs plotly{came}: pip install 'onnxplain[plotly]'")
 
 
 class Figure:
@@ -153,7 +173,7 @@ class Figure:
         ArgumentError
             If there is no such background.
         """
-        if style is not None and not (isinstance(style, str) and style in LOOKS):
+        if style not in (None, "light", "dark"):
             raise ArgumentError(
                 f"theme is {shown(style)}, expected 'light' or 'dark' for an interactive plot; "
                 "the attribute figure is plotly's and takes its templates"
@@ -352,6 +372,7 @@ def _line(panel: Panel, pack: Pack) -> Picture:
 def _colour_axis(panel: Panel, colours: Any) -> dict[str, Any]:
     scale = panel.scale or 1.0
     bar = {"title": {"text": _plain(panel.title), "side": "right"}, "thickness": 12}
+    bar["exponentformat"] = "e"
     return {"cmin": -scale, "cmax": scale, "colorscale": colours, "colorbar": bar}
 
 
@@ -446,7 +467,7 @@ def _box_traces(panel: Panel, found: list[dict[str, Any]], lies: bool) -> list[T
         "type": "scatter",
         "mode": "markers",
         "marker": {"color": "@edge", "size": 3, "opacity": 0.6},
-        **_turned(lies, typed(owners.astype("i4")), typed(outliers)),
+        **_turned(lies, typed(owners.astype("i2")), typed(outliers)),
     }
     place, value = _place_and_value(panel, lies)
     dots["hovertemplate"] = _hover(panel, place, value)
@@ -456,7 +477,7 @@ def _box_traces(panel: Panel, found: list[dict[str, Any]], lies: bool) -> list[T
 def _violin(panel: Panel, lies: bool) -> Trace:
     columns = [thinned(np.sort(c[np.isfinite(c)]), MAX_VIOLIN) for c in panel.values.T]
     places = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
-    where = _turned(lies, typed(places.astype("i4")), typed(np.concatenate(columns)))
+    where = _turned(lies, typed(places.astype("i2")), typed(np.concatenate(columns)))
     return where | {
         "type": "violin",
         "orientation": "h" if lies else "v",
@@ -695,7 +716,7 @@ class _Grid:
     def _head(self, sheet: Sheet, r: int) -> float:
         """Room above a row for headings and boxes."""
         lines = 0
-        for c, panel in enumerate(sheet.panels[r]):
+        for c in range(sheet.shape[1]):
             heading = self.heading(sheet, r, c)
             lines = max(lines, heading.count("<br>") + 1 if heading else 0)
         return 8 + 17 * lines + (6 if any(p.goal is not None for p in sheet.panels[r]) else 0)
@@ -869,9 +890,7 @@ def _menus(data: list[Trace], roles: list[Any], layout: dict[str, Any]) -> list[
     heat = [k for k, trace in enumerate(data) if "z" in trace and "coloraxis" in trace]
     menus = []
     if heat:
-        lines = {"contours.showlines": True, "line.width": 0.5, "ncontours": 10}
-        choices = {"Heatmap": {"type": "heatmap"}, "Contour": {"type": "contour"} | lines}
-        menus.append(_menu("2D Plot Type", choices, heat))
+        menus.append(_image_menu(data, heat, layout))
     boxed = [k for k, role in enumerate(roles) if role in ("box", "violin")]
     if boxed:
         choices = {
@@ -889,6 +908,35 @@ def _menus(data: list[Trace], roles: list[Any], layout: dict[str, Any]) -> list[
         active = any(data[k]["visible"] for k in points)
         menus.append(_menu("Data point", choices, points, int(active)))
     return menus
+
+
+def _image_menu(data: list[Trace], heat: list[int], layout: dict[str, Any]) -> dict[str, Any]:
+    """The choice between pixels and contours, which must not change the range of the axes."""
+    axes = [layout[data[k]["coloraxis"]] for k in heat]
+    ends = [axis["cmax"] * (1 - 2 / LEVELS) for axis in axes]
+    # Above a picture only lines: areas would lie on each other and cover it.
+    over = [axis["colorscale"] != "@colours" for axis in axes]
+    levels = {
+        "autocontour": False,
+        "contours.start": [-end for end in ends],
+        "contours.end": ends,
+        "contours.size": [2 * axis["cmax"] / LEVELS for axis in axes],
+        "contours.coloring": ["lines" if lines else "fill" for lines in over],
+        "line.width": [2.0 if lines else 0.5 for lines in over],
+    }
+    ranges = {}
+    for k in heat:
+        for name in "xy":
+            axis = data[k][f"{name}axis"].replace(name, f"{name}axis")
+            ranges[f"{axis}.range"] = layout[axis]["range"]
+    buttons = [
+        {"label": label, "method": "update", "args": [change, ranges, heat]}
+        for label, change in (
+            ("Heatmap", {"type": "heatmap"}),
+            ("Contour", {"type": "contour"} | levels),
+        )
+    ]
+    return {"name": "2D Plot Type", "type": "dropdown", "active": 0, "buttons": buttons}
 
 
 def _menu(

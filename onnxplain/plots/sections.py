@@ -1,7 +1,8 @@
 """The parts of a report, each a piece of HTML.
 
 Plots are JSON that the page reads when they are asked for. The arrays of images stand in a pool, so
-that plots share them: whole numbers of steps, two bytes each, or one where there are many, deflated.
+that plots share them: whole numbers of steps, two bytes each, or one where there are
+many, deflated.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from ..results import (
     decomposition,
     input_shape,
     output_labels,
-    predictions,
     selected_outputs,
 )
 from .common import Panel, Sheet, number
@@ -53,6 +53,8 @@ IMAGE_BYTES = 6_000_000  # of all images: more are written with one byte per pix
 LISTED = 8  # entries before the rest is counted
 TOP = 3  # predictions of a data point
 ALL = "All side by side"
+SINGLE_PARTS = "Method", "Data point", "Node", "Plot"
+OVERALL_PARTS = "Method", "Node", "Plot"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def report_page(facts: Facts) -> str:
 
 def _lead(facts: Facts) -> str:
     methods = ", ".join(map(escape, facts.explained))
-    points = counted(len(facts.arrays[0]), "data point")
+    batch = len(facts.arrays[0])
+    points = "1 data point" if batch == 1 else f"{batch:,} data points"
     nodes = {label for method in facts.explained.values() for label, _ in _nodes(method)}
     note = " top1 is the node with the largest prediction." if "top1" in nodes else ""
     return (
@@ -134,25 +137,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = ""
 
 
 def _cell(value: Cell) -> str:
-    if isinstance(value, Html):
-        return f"<td>{value}</td>"
     if isinstance(value, float | int | np.number):
-        text = "–" if np.isnan(value) else f"{value:,}" if isinstance(value, int) else number(value)
+        text = (
+            "–"
+            if np.isnan(value)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else number(float(value))
+        )
         return f"<td class='number'>{text}</td>"
-    return f"<td>{escape(str(value))}</td>"
+    return f"<td>{_inside(value)}</td>"
 
 
 def facts_list(pairs: Iterable[tuple[str, Cell]]) -> str:
     """Names and what they are."""
-    rows = (
-        f"<dt>{escape(name)}</dt><dd>{value if isinstance(value, Html) else escape(str(value))}</dd>"
-        for name, value in pairs
-    )
+    rows = (f"<dt>{escape(name)}</dt><dd>{_inside(value)}</dd>" for name, value in pairs)
     return f"<dl>{''.join(rows)}</dl>"
 
 
-def _folded(summary: str, content: str, opened: bool = False) -> str:
-    return f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{content}</details>"
+def _inside(value: Cell) -> str:
+    return value if isinstance(value, Html) else escape(str(value))
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _code(text: str) -> Html:
@@ -486,9 +494,8 @@ def _checks(facts: Facts) -> str:
         details.append(_folded(f"{title}: goal, sum and difference", table(head, rows)))
         details.append(_ledger(title, method))
     head = ("Method", "Largest difference", "Relative to the largest goal", "")
-    return table(
-        head, summary, "Sum of the values, against what it should be, over all data points"
-    ) + ("".join(details))
+    caption = "Sum of the values, against what it should be, over all data points"
+    return table(head, summary, caption) + "".join(details)
 
 
 def _sums(method: Any) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
@@ -553,9 +560,7 @@ def _parameters(facts: Facts) -> str:
     for title, method in facts.explained.items():
         rows = [(name, _code(_value(value))) for name, value in _settings(method)]
         parts.append(_folded(title, table(("Argument", "Value"), rows)))
-    versions = [
-        (name, _version(name)) for name in ("onnxplain", "numpy", "onnx", "scipy", "plotly")
-    ]
+    packages = ("onnxplain", "numpy", "onnx", "scipy", "plotly")
     pairs: list[tuple[str, Cell]] = [
         (
             f"Data {k + 1}" if facts.several else "Data",
@@ -564,7 +569,7 @@ def _parameters(facts: Facts) -> str:
         for k, x in enumerate(facts.arrays)
     ]
     pairs.append(("Python", f"{platform.python_version()}, {platform.machine()}"))
-    pairs += versions
+    pairs += [(name, _version(name)) for name in packages]
     code = f"<pre><code>{escape(_program(facts))}</code></pre>"
     return "".join(parts) + facts_list(pairs) + code
 
@@ -593,7 +598,7 @@ def _version(package: str) -> str:
 
 
 def _digest(array: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _program(facts: Facts) -> str:

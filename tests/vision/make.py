@@ -12,8 +12,7 @@ import onnx
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from vision.cases import places  # needs tests/ on the path
+from vision.cases import places
 
 FOLDER = Path(__file__).parent
 SIDE, CLASSES, REGIONS = 16, 3, 4
