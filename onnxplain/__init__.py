@@ -18,6 +18,7 @@ from .methods.lrp import LRP
 from .methods.shap import SHAP
 from .report import report
 from .storage import load
+from .streaming import explain_to, open_result
 from .threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -57,8 +58,10 @@ __all__ = [
     "SmoothGrad",
     "compare_models",
     "convert",
+    "explain_to",
     "get_num_threads",
     "load",
+    "open_result",
     "presets",
     "registered_ops",
     "report",

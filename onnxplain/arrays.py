@@ -181,7 +181,8 @@ def derived(w: Array, name: str, make: Callable[[Array], Any]) -> Any:
     value = make(w)
     parts = value if isinstance(value, tuple) else (value,)
     if sum(p.nbytes for p in parts if p is not None) <= _DERIVED_BYTES:
-        _DERIVED[key] = weakref.ref(w, lambda _: _DERIVED.pop(key, None)), value
+        # Bound here: when the interpreter ends, names of the module are gone before arrays are.
+        _DERIVED[key] = weakref.ref(w, lambda _, kept=_DERIVED: kept.pop(key, None)), value
     return value
 
 

@@ -226,8 +226,8 @@ class Converter:
         _check_computed(sources, raw)
         self.input_dim = _input_shapes(raw.inputs, input_dim)
         wanted = _float_outputs(raw) if outputs is None else _tensor_names(outputs, "outputs")
-        built = build(raw, outputs=wanted, sources=sources)
-        graph, self.trial = examine(built, self.input_dim)
+        self._tensors = wanted, sources
+        graph = self._build()
         _check_sources(graph, self.trial, self.input_dim)
         explained = [name for name in wanted if name in graph.active]
         if not explained:
@@ -246,6 +246,14 @@ class Converter:
         self.input_names = self._names("input", input_names, self._input_defaults())
         self.output_names = self._names("output", output_names, self._output_defaults(classes))
         self._cast: dict[Any, tuple[Graph, tuple[str, ...]]] = {}
+
+    def _build(self) -> Graph:
+        """Return the graph of the model; remember its trial."""
+        wanted, sources = self._tensors
+        graph, self.trial = examine(
+            build(self.raw, outputs=wanted, sources=sources), self.input_dim
+        )
+        return graph
 
     def _names(
         self, what: str, given: Any, default: list[naming.AxisNames]
@@ -327,7 +335,14 @@ class Converter:
         return self._cast[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_cast": {}}
+        """Leave away what is made of the model: weights go into a pickle once."""
+        state = {k: v for k, v in vars(self).items() if k not in ("graph", "trial", "_cast")}
+        return state | {"explained": self.graph.outputs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        explained = state.pop("explained")
+        vars(self).update(state)
+        self.graph, self._cast = replace(self._build(), outputs=explained), {}
 
     def coverage(self, method: str | None = None) -> pd.DataFrame:
         """Tell how each node is treated, before anything runs.

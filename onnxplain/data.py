@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,15 @@ def prepare(
 
     Parameters
     ----------
-    data : array, data frame, or list or dict of these
+    data : array, data frame, or list or dict of these, or an iterator of batches
         One per input of the model, in order or by name; axis 0 are the instances.
     copy : bool, default False
-        Share no memory with `data`, so that the result stays when `data` changes.
+        Share no memory with `data`, so that the result stays when `data` changes. What is mapped
+        from a file for reading stays mapped.
     names : list (per input) of list (per axis) of labels, optional
         Columns of a data frame must not be these labels in another order.
     """
-    arrays = _as_list(data, specs, what)
+    arrays = _as_list(joined(data, what), specs, what)
     if len(arrays) != len(input_dim):
         raise DataError(
             f"{what} holds {counted(len(arrays), 'array')}, the model has "
@@ -68,6 +69,58 @@ def prepare(
     if rows[0] == 0:
         raise DataError(f"{what} has no rows; give at least one")
     return ready
+
+
+def is_dask(data: Any) -> bool:
+    """Tell a dask array, or several of them, without importing dask."""
+    return any(type(x).__module__.startswith("dask.array") for x in leaves(data))
+
+
+def leaves(data: Any) -> list[Any]:
+    """Return the arrays of data: one per input."""
+    if isinstance(data, Mapping):
+        return list(data.values())
+    several = isinstance(data, (list, tuple)) and any(hasattr(x, "shape") for x in data)
+    return list(data) if several else [data]
+
+
+def is_batches(data: Any) -> bool:
+    """Tell an iterator, or what gives one such as a loader of batches, from arrays."""
+    if isinstance(data, Iterator):
+        return True
+    known = hasattr(data, "shape") or hasattr(data, "__getitem__")
+    return isinstance(data, Iterable) and not known and not isinstance(data, (Set, MappingView))
+
+
+def joined(data: Any, what: str) -> Any:
+    """Return all batches of an iterator as one; anything else as it is."""
+    if not is_batches(data):
+        return data
+    batches: list[dict[Any, Array]] = []
+    for batch in data:
+        named = batch if isinstance(batch, Mapping) else dict(enumerate(leaves(batch)))
+        batches.append({name: _array(x, what) for name, x in named.items()})
+        _check_alike(batches, what)
+    if not batches:
+        raise DataError(
+            f"{what} is an iterator that yields no batches; give one that starts from the "
+            "beginning (a generator can be run through only once)"
+        )
+    parts = {
+        name: namespace(x).concatenate([batch[name] for batch in batches])
+        for name, x in batches[0].items()
+    }
+    return parts if isinstance(next(iter(parts)), str) else list(parts.values())
+
+
+def _check_alike(batches: Sequence[Mapping[Any, Array]], what: str) -> None:
+    """Raise as soon as a batch has other arrays, or rows of another shape, than the first."""
+    first, now = ({k: x.shape[1:] for k, x in b.items()} for b in (batches[0], batches[-1]))
+    if first != now or any(x.ndim == 0 for x in batches[-1].values()):
+        raise ShapeError(
+            f"batch {len(batches)} of {what} has rows of shape {listed(now.values())}, "
+            f"the first batch {listed(first.values())}; all need the same, and an axis of rows"
+        )
 
 
 def _check_columns(x: Any, labels: Sequence[Sequence[str]], what: str) -> None:
@@ -108,6 +161,7 @@ def _holds_arrays(data: Sequence[Any]) -> bool:
 def _one(
     x: Any, spec: Any, dim: Shape, dtype: np.dtype, channels_first: bool, what: str, copy: bool
 ) -> Array:
+    copy = copy and not _is_mapped(x)
     x = _array(x, what)
     want = dim if channels_first or len(dim) < 2 else (*dim[1:], dim[0])
     if x.ndim != len(want) + 1 or x.shape[1:] != want:
@@ -130,6 +184,11 @@ def _one(
             numbers, what, f"values too large for {dtype}", 'use dtype="double" or scale them'
         )
     return numbers
+
+
+def _is_mapped(x: Any) -> bool:
+    """Tell what is mapped from a file for reading: no copy of it is needed."""
+    return isinstance(x, np.memmap) and not x.flags.writeable
 
 
 def _array(x: Any, what: str) -> Array:

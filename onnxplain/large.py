@@ -14,6 +14,7 @@ import numpy as np
 
 from . import results
 from .arrays import to_host
+from .data import is_dask, leaves
 from .errors import ArgumentError, DataError, SelectionError, shown
 
 # Fields of a method with a first axis of rows, and what they are called in a store.
@@ -30,19 +31,6 @@ ROW_FIELDS = {
 
 
 # -- data -----------------------------------------------------------------------------------------
-
-
-def is_dask(data: Any) -> bool:
-    """Tell a dask array, or several of them, without importing dask."""
-    return any(type(x).__module__.startswith("dask.array") for x in leaves(data))
-
-
-def leaves(data: Any) -> list[Any]:
-    """Return the arrays of data: one per input."""
-    if isinstance(data, Mapping):
-        return list(data.values())
-    several = isinstance(data, (list, tuple)) and any(hasattr(x, "shape") for x in data)
-    return list(data) if several else [data]
 
 
 def rows_of(data: Any, rows: Any) -> Any:
@@ -133,9 +121,9 @@ def check_rowwise(method: Any) -> None:
         )
 
 
-def fresh_seed(seed: Any) -> Any:
+def fresh_seed() -> int:
     """Return a seed for all blocks: without one each would have draws of its own."""
-    return int(np.random.default_rng().integers(2**32)) if seed is None else seed
+    return int(np.random.default_rng().integers(2**32))
 
 
 # -- the result -----------------------------------------------------------------------------------
@@ -159,10 +147,15 @@ class LargeResult:
     """
 
     def __init__(
-        self, method: Any, arrays: Mapping[str, Any], source: Any = None, complete: bool = True
+        self,
+        method: Any,
+        arrays: Mapping[str, Any],
+        rows: int,
+        source: Any = None,
+        complete: bool = True,
     ) -> None:
         self._method, self._arrays, self._source = method, dict(arrays), source
-        self.complete = complete
+        self._n, self.complete = rows, complete
 
     def __getattr__(self, name: str) -> Any:
         if name in ("result", "preds", "decomp_goal", "decomp_sum"):
@@ -174,7 +167,7 @@ class LargeResult:
         )
 
     def __len__(self) -> int:
-        return len(next(iter(self._arrays.values())))
+        return self._n
 
     def __getitem__(self, rows: Any) -> Any:
         """Return some rows as an explanation in memory, numbered anew from the first.

@@ -22,14 +22,13 @@ import numpy as np
 
 from . import storage
 from .arrays import is_device, to_host
-from .data import is_batches, joined
+from .data import is_batches, joined, leaves
 from .errors import ArgumentError, DataError, MissingPackageError, OnnxplainError, shortened, shown
 from .large import (
     LargeResult,
     check_rowwise,
     count_rows,
     fresh_seed,
-    leaves,
     row_arrays,
     rows_of,
 )
@@ -110,11 +109,11 @@ def explain_to(
         raise ArgumentError(f"method must be a class such as onnxplain.LRP, got {shown(method)}")
     if batch is not None:
         check_count("batch", batch, most=None)
-    options["data_ref"] = joined(options.get("data_ref"))
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: joined(value, name) for name, value in options.items()}
     before = store.progress()
-    seed = options.get("seed", before and before["seed"])
-    options |= {"seed": fresh_seed(seed), "verbose": False}
+    if options.get("seed") is None:
+        options["seed"] = before["seed"] if before else fresh_seed()
+    options["verbose"] = False
     source = _Source(data)
     model = method(converter, source.first, **options)
     if model.is_global:
@@ -165,7 +164,7 @@ def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeRes
     ...     path = os.path.join(folder, "gradients")
     ...     _ = ox.explain_to(path, ox.Gradient, ox.convert(MODEL), digits()[0][:20])
     ...     ox.open_result(path)[:2].get_result("data.frame").shape
-    (1280, 11)
+    (1280, 12)
     """
     store = _store(path)
     if store.progress() is None:
@@ -180,7 +179,7 @@ def _opened(store: Any, model: Any, source: Any = None) -> LargeResult:
     arrays = {
         name: store.open(name, one, progress["rows"]) for name, one in row_arrays(model).items()
     }
-    return LargeResult(model, arrays, source, progress["complete"])
+    return LargeResult(model, arrays, progress["rows"], source, progress["complete"])
 
 
 # -- the data -------------------------------------------------------------------------------------
@@ -199,12 +198,11 @@ class _Source:
                     "data is an iterator that yields no batches; give one that starts from the "
                     "beginning (a generator can be run through only once)"
                 )
-            self._head, data = head, head
-        plain = not any(hasattr(x, "shape") for x in leaves(data))
-        self.data = np.asarray(data) if plain and not isinstance(data, Mapping) else data
-        if not hasattr(self, "_head"):
+            self.data = _with_shape(head)
+            count_rows(self.data, "the first batch of data")
+        else:
+            self.data = _with_shape(data)
             self.total = count_rows(self.data)
-        count_rows(self.data, "the first batch of data")
         self.first = rows_of(self.data, slice(0, 1))
 
     def blocks(self, done: int, step: int) -> Iterator[Any]:
@@ -213,8 +211,9 @@ class _Source:
             for start in range(done, self.total, step):
                 yield rows_of(self.data, slice(start, min(start + step, self.total)))
             return
-        seen, block = 0, self._head
+        seen, block = 0, self.data
         while block is not None:
+            block = _with_shape(block)
             n = count_rows(block, f"the batch from row {seen} on")
             for rows in chunks(n, step):
                 start = max(rows.start, done - seen)
@@ -223,6 +222,12 @@ class _Source:
             seen, block = seen + n, next(self._batches, None)
         if seen < done:
             raise DataError(f"data ended after {seen} rows, but {done} are explained already")
+
+
+def _with_shape(data: Any) -> Any:
+    """Return lists of numbers as an array."""
+    plain = isinstance(data, (list, tuple)) and not any(hasattr(x, "shape") for x in data)
+    return np.asarray(data) if plain else data
 
 
 def _batch_rows(model: Method, batch: int | None) -> int:
@@ -359,7 +364,7 @@ class _Store:
                 found = json.loads(file.read(MAX_PROGRESS_BYTES))
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {shortened(str(error))}") from error
-        kinds = {"rows": int, "complete": bool, "explained": dict}
+        kinds = {"rows": int, "complete": bool, "explained": dict, "seed": int}
         sound = isinstance(found, dict) and found.get("format") == FORMAT
         if not sound or not all(type(found.get(name)) is kind for name, kind in kinds.items()):
             raise DataError(f"{path} is no note of onnxplain.explain_to")
@@ -412,25 +417,25 @@ class _Store:
     def _append(self, name: str, array: np.ndarray, start: int) -> None:
         raise NotImplementedError
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, rows: int) -> Any:
         raise NotImplementedError
 
     def open(self, name: str, one: np.ndarray, rows: int) -> Any:
         """Return an array of so many rows that are like one row."""
         try:
-            found = self._read(name)
+            found = self._read(name, rows)
         except OnnxplainError:
             raise
         except Exception as error:  # whatever NumPy or zarr raise for damaged files
             reason = shortened(str(error) or type(error).__name__)
             raise DataError(f"{self.folder}: {name} cannot be read: {reason}") from error
         fits = tuple(found.shape[1:]) == one.shape[1:] and found.dtype == one.dtype
-        if not fits or len(found) < rows:
+        if not fits or found.shape[0] < rows:
             raise DataError(
                 f"{self.folder}: {name} is of {found.dtype} and shape {tuple(found.shape)}, "
                 f"expected {one.dtype} and {(rows, *one.shape[1:])}"
             )
-        return found if len(found) == rows else found[:rows]
+        return found
 
 
 class _NpyStore(_Store):
@@ -454,8 +459,8 @@ class _NpyStore(_Store):
             np.ascontiguousarray(array).tofile(file)
             os.fsync(file.fileno())
 
-    def _read(self, name: str) -> Any:
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    def _read(self, name: str, rows: int) -> Any:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)[:rows]
 
 
 class _ZarrStore(_Store):
@@ -481,5 +486,5 @@ class _ZarrStore(_Store):
         found.resize((start + len(array), *array.shape[1:]))
         found[start:] = array
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, rows: int) -> Any:
         return self._zarr.open_group(str(self.folder), mode="r")[name]

@@ -558,6 +558,13 @@ BAD_MODELS = {
     "external sub-graph tensor": (inner_tensor(external()), "must hold its own weights"),
     # functions
     "recursive function": (function("b = own.f(a)"), "calls itself"),
+    "functions that call each other": (
+        calling(
+            '''<domain: "own", opset_import: ["": 17, "own": 1]> f (a) => (b) {b = own.g(a)}
+            <domain: "own", opset_import: ["": 17, "own": 1]> g (a) => (b) {b = own.f(a)}''',
+        ),
+        "calls itself",
+    ),
     "function with free name": (function("b = Add(a, x)"), "reads 'x', which nothing in it makes"),
     "function of another opset": (
         function("b = Softmax(a)", '"": 12'), "'f' needs another opset",

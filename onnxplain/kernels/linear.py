@@ -147,13 +147,18 @@ class Det(Axis, op="Det", since=11):
         return g[..., None, None] * self._cofactors(x)
 
     def relevance(self, rec, r, rule, note):
-        """By contribution: elements times cofactors add up to n determinants."""
-        x, z = rec.inputs[0], rec.outputs[0]
+        """By contribution: elements times cofactors add up to n determinants.
+
+        Their own sum is divided by: of a singular matrix the determinant is rounding only.
+        """
+        x = rec.inputs[0]
+        parts = x * self._cofactors(x) / x.shape[-1]
+        z = parts.sum(axis=(-2, -1))
         d = rule.rule.secure(z)
         s = r[0] / d
         if note is not None:
             note.add("stabiliser", s * (d - z))
-        return self.at(0, x * self.vjp(s / x.shape[-1], x, z))
+        return self.at(0, parts * s[..., None, None])
 
     def deeplift(self, rec, ref, m, rule, parts):
         """The mean gradient on the way between the points: a polynomial of degree n - 1."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .. import names as naming
 from .. import selection
 from ..arrays import Array, lead, namespace, to_host
 from ..conventions import checked_like
-from ..data import float_type, prepare
+from ..data import float_type, is_dask, prepare
 from ..device import HOST, Memory, PerPlace, choose, current, device_for, in_session, spread, use
 from ..errors import (
     ArgumentError,
@@ -327,6 +327,15 @@ class Method:
     output_names: Any = _Names()
     conventions: ClassVar[Mapping[str | None, Any]] = {None: None}  # by library, for `like`
     cuts: ClassVar[bool] = False  # with `layer`, runs the graph from there on
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Explain dask arrays block by block, when asked for; see `onnxplain.large.LargeResult`."""
+        data = args[1] if len(args) > 1 else options.get("data")
+        if is_dask(data):
+            from ..lazy import explain_lazily
+
+            return explain_lazily(cls, *args, **options)
+        return super().__new__(cls)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

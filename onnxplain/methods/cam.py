@@ -193,7 +193,7 @@ class GradCAM(Method):
     @property
     def under_maps(self) -> Array | None:
         """The input that the maps lie over, channels first; None where they have their own size."""
-        if self._over is None:
+        if self._over is None or self.data is None:
             return None
         x = self.data[self._over]
         return namespace(x).moveaxis(x, -1, 1) if self.converter.channels_last[self._over] else x

@@ -186,7 +186,7 @@ class LRP(Method):
         if not isinstance(rule, str) or rule not in {**LRP_RULES, **PRESETS}:
             raise RuleError(
                 f"rule_name {shown(rule)} is unknown; there are {', '.join(LRP_RULES)}, the "
-                f"composites {', '.join(PRESETS)}, and values of onnxplain.rules and .presets"
+                f"composites {', '.join(PRESETS)}, and values of rules and presets"
             )
         if rule in NEEDS_BOUNDS:
             raise RuleError(f"rule {rule!r} needs bounds: give {NEEDS_BOUNDS[rule]}")
