@@ -26,6 +26,8 @@ BOX = (
     "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:.6em .9em;"
     "display:inline-block;max-width:56em;font-size:13px;line-height:1.5"
 )
+TABLE = "border-collapse:collapse;margin:.3em 0;color:inherit;font-size:inherit"
+PALE = "normal;opacity:.7;white-space:nowrap"
 CELL = "text-align:left;padding:.1em 1em .1em 0;vertical-align:top;font-weight:"
 
 
@@ -109,14 +111,10 @@ def _card(
     head: Sequence[str] = (),
     rows: Sequence[Sequence[str]] = (),
 ) -> str:
-    lines = "".join(_row(pair, ("normal;opacity:.7;white-space:nowrap", "normal")) for pair in facts)
-    table = _row(head, ["normal;opacity:.7;white-space:nowrap"] * len(head)) if rows else ""
+    lines = "".join(_row(pair, (PALE, "normal")) for pair in facts)
+    table = _row(head, [PALE] * len(head)) if rows else ""
     table += "".join(_row(row, ["normal"] * len(row)) for row in rows)
-    tables = "".join(
-        f"<table style='border-collapse:collapse;margin:.3em 0;color:inherit;font-size:inherit'>{part}</table>"
-        for part in (lines, table)
-        if part
-    )
+    tables = "".join(f"<table style='{TABLE}'>{part}</table>" for part in (lines, table) if part)
     return f"<div style='{BOX}'><b>{escape(title)}</b>{tables}</div>"
 
 

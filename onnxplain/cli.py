@@ -179,7 +179,8 @@ def coverage_table(coverage: Any) -> str:
 def coverage_summary(coverages: dict[str, Any]) -> str:
     """Return the number of nodes that each method covers, and name those that it does not."""
     lines = ["", f"{'method':12}{'nodes':>7}{'exact':>7}{'inexact':>9}{'no rule':>9}"]
-    found: dict[tuple, list[str]] = {}  # the methods under which the same is said of the same nodes
+    # The methods under which the same is said of the same nodes.
+    found: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
     for method, table in coverages.items():
         lacking = table["rule"] == ""
         inexact = ~table["exact"].astype(bool) & ~lacking
@@ -205,8 +206,13 @@ def remark_line(title: str, op: str, remark: str, nodes: Sequence[str], methods:
 
 EXPLAIN_OPTIONS = [
     click.option("--method", type=click.Choice([*METHODS, *AGNOSTIC]), required=True),
-    click.option("--out", type=FILE, help="Write the result: .npz, .csv, .parquet or .nc."),
-    click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg or .jpg."),
+    click.option(
+        "--out",
+        type=FILE,
+        help="Write the result: .npz, .csv, .parquet or .nc; batch by batch a folder of .npy files "
+        "(a name without ending) or .zarr.",
+    ),
+    click.option("--plot", type=FILE, help="Draw the result: .png, .pdf, .svg, .jpg or .html."),
     click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first."),
 ]
 REPORT_OPTIONS = [
@@ -306,15 +312,16 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
     onnxplain explain model.onnx cat.jpg dog.jpg --method deeplift --plot result.png
     """
     import onnxplain
-    from onnxplain.files import PLOTS, RESULTS, check_target, write_plot, write_result
+    from onnxplain.files import PLOTS, RESULTS, STREAMED, check_target, write_plot, write_result
 
     explainer = getattr(onnxplain, (METHODS | AGNOSTIC)[method])
     arguments = method_arguments(method, explainer, options)
     sources = [path for path in (model, *data, options["reference"]) if path]
     for path in sources:
         existing(path)
+    streamed = options["out"] and options["out"].suffix.lower() in STREAMED - RESULTS
     for path, kinds in ((options["out"], RESULTS), (options["plot"], PLOTS)):
-        if path:
+        if path and not (streamed and path is options["out"]):
             check_target(path, kinds, sources)
     if options["out"] and options["out"] == options["plot"]:
         raise ArgumentError("--out and --plot name the same file")
@@ -322,6 +329,9 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
     converter, arrays, reference = load(model, data, options)
     if reference is not None:
         arguments["x_ref" if "x_ref" in parameters(explainer) else "data_ref"] = reference
+    if streamed:
+        explain_into(options, explainer, converter, arrays, arguments)
+        return
     result = explainer(converter, arrays, **arguments)
 
     if not options["quiet"]:
@@ -331,6 +341,25 @@ def explain(model: Path, data: tuple[Path, ...], method: str, **options: Any) ->
         click.echo(f"wrote {options['out']}")
     if options["plot"]:
         write_plot(result, options["plot"], options["data_idx"], **selection(arguments, result))
+        click.echo(f"wrote {options['plot']}")
+
+
+def explain_into(
+    options: dict[str, Any], explainer: Any, converter: Any, arrays: Any, arguments: dict[str, Any]
+) -> None:
+    """Write the result batch by batch into a folder, or go on with that; draw rows of it."""
+    from onnxplain.files import write_plot
+    from onnxplain.streaming import explain_to
+
+    result = explain_to(options["out"], explainer, converter, arrays, **arguments)
+    if not options["quiet"]:
+        click.echo(result)
+    click.echo(f"wrote {options['out']}")
+    if options["plot"]:
+        rows = result[options["data_idx"]]
+        write_plot(
+            rows, options["plot"], range(len(rows.result[0][0])), **selection(arguments, rows)
+        )
         click.echo(f"wrote {options['plot']}")
 
 
@@ -613,7 +642,7 @@ def show(result: Path) -> None:
 @click.option("--data-idx", type=INDICES, default="0", help="Rows to draw; 0 is the first.")
 @click.option("--output-label", type=WORDS, help="Nodes to draw, by name; else the first.")
 def plot_result(result: Path, picture: Path, **choice: Any) -> None:
-    """Draw RESULT, an .npz file that `explain --out` wrote, as PICTURE (.png, .pdf, .svg, .jpg)."""
+    """Draw RESULT, an .npz file that `explain --out` wrote, as PICTURE (.png, .svg, .html, ...)."""
     from onnxplain.files import PLOTS, check_target, write_plot
     from onnxplain.storage import load
 

@@ -193,7 +193,8 @@ def _is_mapped(x: Any) -> bool:
 
 def _array(x: Any, what: str) -> Array:
     if is_device(x):  # the rows of a chunk go to the GPU that has room for them
-        return to_host(x)
+        with x.device:
+            return to_host(x)
     if x is None:
         raise DataError(f"{what} is None; give an array with one row per instance")
     given = type(x).__name__

@@ -185,17 +185,17 @@ def _place(cupy: Any, name: str) -> Place:
     return Place(cupy, index)
 
 
-_works: set[int] = set()
+_works: set[str] = set()
 
 
 def _check_computes(place: Place) -> None:
     """Compute a little: the compiler and the libraries of CUDA are loaded when first needed."""
-    if place.index in _works:
+    if place.name in _works:
         return
     try:
         with place:
-            ones = place.xp.ones((2, 2), np.float32)
-            right = float((ones @ ones + ones).sum()) == 12
+            ones = place.xp.ones((3, 3), np.float32)
+            right = float((ones @ ones + ones).sum()) == 36
     except Exception as error:  # libraries, drivers and memory have many ways to fail
         if out_of_memory(error):
             raise _no_memory([place]) from error
@@ -205,7 +205,7 @@ def _check_computes(place: Place) -> None:
         ) from error
     if not right:
         raise DeviceError(f"{place.name} computes wrong sums; update the NVIDIA driver, or CuPy")
-    _works.add(place.index)
+    _works.add(place.name)
 
 
 # -- data that are on a GPU -----------------------------------------------------------------------
@@ -409,10 +409,3 @@ class PerPlace:
         if name not in self._found:
             self._found[name] = self._make()
         return self._found[name]
-
-
-
-
-def to_cupy(x: np.ndarray) -> Array:
-    """Return a copy of `x` on the GPU of this thread."""
-    return choose("cuda")[0].asarray(x)

@@ -16,7 +16,10 @@ TABLES = {".csv", ".parquet"}
 ARRAYS = {".npy", ".npz"}
 READABLE = ARRAYS | TABLES | IMAGES
 RESULTS = {".npz", ".csv", ".parquet", ".nc"}
-PLOTS = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
+STREAMED = {"", ".zarr"}  # folders that are written batch by batch
+PLOTS = {".png", ".pdf", ".svg", ".jpg", ".jpeg", ".html"}
+
+MAPPED_BYTES = 2**26  # larger .npy files are read where they are used
 
 # What NumPy raises for damaged files; MemoryError where a header lies about the size.
 UNREADABLE = (OSError, ValueError, EOFError, MemoryError, BadZipFile, ZlibError)
@@ -67,6 +70,8 @@ def single(input_dims: Sequence[tuple], path: Path) -> tuple:
 def read_npy(path: Path) -> np.ndarray:
     """Return the array in a .npy file, never unpickling anything."""
     try:
+        if path.stat().st_size > MAPPED_BYTES:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
@@ -218,6 +223,10 @@ def need_package_for(path: Path) -> None:
         raise MissingPackageError(
             f"{path}: .parquet needs pyarrow: pip install 'onnxplain[parquet]'"
         )
+    if path.suffix.lower() in (".html", ".htm"):
+        from onnxplain.plots.plotly import check_plotly
+
+        check_plotly(str(path))
 
 
 def known(kinds: set[str]) -> str:
@@ -263,7 +272,8 @@ def write_netcdf(method: Any, path: Path) -> None:
 
 def write_plot(method: Any, path: Path, data_idx: Sequence[int], **selection: Any) -> None:
     """Draw some rows of a result and write the picture."""
-    figure = method.plot(data_idx=list(data_idx), **selection)
+    interactive = path.suffix.lower() == ".html"
+    figure = method.plot(data_idx=list(data_idx), as_plotly=interactive, **selection)
     try:
         figure.save(path)
     except OSError as error:

@@ -21,6 +21,7 @@ from .arrays import Array, Shape, is_device, namespace
 _BLOCK_BYTES = 256 * 2**20
 _THREADS = 256
 _MOST_BLOCKS = 2**16  # threads take several elements where there are more
+_WIDE_FROM = 2**30  # elements from which on indices have 64 bits, which divide slowly
 _TYPES = {"float32": "float", "float64": "double"}
 
 SOURCE = r"""
@@ -56,17 +57,17 @@ SOURCE = r"""
 
 // y[channel, cell, image, window] = x[image, channel, where the cell of the window lies]
 extern "C" __global__ void to_columns(
-    const T* x, T* y, INDEX total, INDEX images, INDEX channels, WINDOWS)
+    const REAL* x, REAL* y, INDEX total, INDEX images, INDEX channels, WINDOWS)
 {
     const INDEX count = (INDEX)OD * OH * OW, size = (INDEX)D * H * W;
     EACH(t, total) {
         PLACE(t, OD, OH, OW)
         const INDEX image = plane % images, channel = plane / images;
-        const T* from = x + (image * channels + channel) * size;
-        T* to = y + (channel * KD * KH * KW * images + image) * count + t % count;
+        const REAL* from = x + (image * channels + channel) * size;
+        REAL* to = y + (channel * KD * KH * KW * images + image) * count + t % count;
         CELLS {
             CELL_IN_IMAGE
-            *to = inside ? from[cell] : T(0);
+            *to = inside ? from[cell] : REAL(0);
             to += images * count;
         }
     }
@@ -74,14 +75,14 @@ extern "C" __global__ void to_columns(
 
 // x[image, channel, place] = the sum of y[channel, cell, image, window] over what lies there
 extern "C" __global__ void from_columns(
-    const T* y, T* x, INDEX total, INDEX images, INDEX channels, WINDOWS)
+    const REAL* y, REAL* x, INDEX total, INDEX images, INDEX channels, WINDOWS)
 {
     const INDEX count = (INDEX)OD * OH * OW;
     EACH(t, total) {
         PLACE(t, D, H, W)
         const INDEX image = plane / channels, channel = plane % channels;
-        const T* from = y + (channel * KD * KH * KW * images + image) * count;
-        T sum = 0;
+        const REAL* from = y + (channel * KD * KH * KW * images + image) * count;
+        REAL sum = 0;
         CELLS {
             WINDOW_OF_CELL
             if (there) sum += from[window];
@@ -93,14 +94,14 @@ extern "C" __global__ void from_columns(
 
 // y[plane, window] = the sum of filters[channel, cell] x over the cells
 extern "C" __global__ void window_sums(
-    const T* x, const T* filters, T* y, INDEX total, INDEX channels, WINDOWS)
+    const REAL* x, const REAL* filters, REAL* y, INDEX total, INDEX channels, WINDOWS)
 {
     const INDEX size = (INDEX)D * H * W;
     EACH(t, total) {
         PLACE(t, OD, OH, OW)
-        const T* from = x + plane * size;
-        const T* filter = filters + plane % channels * KD * KH * KW;
-        T sum = 0;
+        const REAL* from = x + plane * size;
+        const REAL* filter = filters + plane % channels * KD * KH * KW;
+        REAL sum = 0;
         CELLS {
             CELL_IN_IMAGE
             if (inside) sum += from[cell] * *filter;
@@ -112,14 +113,14 @@ extern "C" __global__ void window_sums(
 
 // The transpose of window_sums.
 extern "C" __global__ void window_spread(
-    const T* y, const T* filters, T* x, INDEX total, INDEX channels, WINDOWS)
+    const REAL* y, const REAL* filters, REAL* x, INDEX total, INDEX channels, WINDOWS)
 {
     const INDEX count = (INDEX)OD * OH * OW;
     EACH(t, total) {
         PLACE(t, D, H, W)
-        const T* from = y + plane * count;
-        const T* filter = filters + plane % channels * KD * KH * KW;
-        T sum = 0;
+        const REAL* from = y + plane * count;
+        const REAL* filter = filters + plane % channels * KD * KH * KW;
+        REAL sum = 0;
         CELLS {
             WINDOW_OF_CELL
             if (there) sum += from[window] * *filter;
@@ -130,13 +131,13 @@ extern "C" __global__ void window_spread(
 }
 
 // y[plane, window] = the maximum of the window; NaN stays, padding never wins
-extern "C" __global__ void window_maxima(const T* x, T* y, INDEX total, WINDOWS)
+extern "C" __global__ void window_maxima(const REAL* x, REAL* y, INDEX total, WINDOWS)
 {
     const INDEX size = (INDEX)D * H * W;
     EACH(t, total) {
         PLACE(t, OD, OH, OW)
-        const T* from = x + plane * size;
-        T most = -(T)INFINITY;
+        const REAL* from = x + plane * size;
+        REAL most = (REAL)(-1.0 / 0.0);
         CELLS {
             CELL_IN_IMAGE
             if (inside && (from[cell] > most || from[cell] != from[cell])) most = from[cell];
@@ -147,13 +148,14 @@ extern "C" __global__ void window_maxima(const T* x, T* y, INDEX total, WINDOWS)
 
 // winners[plane, window] = the first cell of the window that is y, -1 if none is
 extern "C" __global__ void window_winners(
-    const T* x, const T* y, int* winners, INDEX total, INDEX x_planes, INDEX y_planes, WINDOWS)
+    const REAL* x, const REAL* y, int* winners, INDEX total, INDEX x_planes, INDEX y_planes,
+    WINDOWS)
 {
     const INDEX count = (INDEX)OD * OH * OW, size = (INDEX)D * H * W;
     EACH(t, total) {
         PLACE(t, OD, OH, OW)
-        const T* from = x + plane % x_planes * size;
-        const T most = y[plane % y_planes * count + t % count];
+        const REAL* from = x + plane % x_planes * size;
+        const REAL most = y[plane % y_planes * count + t % count];
         int winner = -1;
         CELLS {
             CELL_IN_IMAGE
@@ -165,14 +167,14 @@ extern "C" __global__ void window_winners(
 
 // x[plane, place] = the sum of y over the windows that the place wins
 extern "C" __global__ void send_to_winners(
-    const T* y, const int* winners, T* x, INDEX total, INDEX planes, WINDOWS)
+    const REAL* y, const int* winners, REAL* x, INDEX total, INDEX planes, WINDOWS)
 {
     const INDEX count = (INDEX)OD * OH * OW, size = (INDEX)D * H * W;
     EACH(t, total) {
         PLACE(t, D, H, W)
-        const T* from = y + plane * count;
+        const REAL* from = y + plane * count;
         const int* winner = winners + plane % planes * count;
-        T sum = 0;
+        REAL sum = 0;
         CELLS {
             WINDOW_OF_CELL
             if (there && winner[window] == t % size) sum += from[window];
@@ -183,13 +185,13 @@ extern "C" __global__ void send_to_winners(
 
 // y[plane, window] = the value of the cell that wins, 0 if none does
 extern "C" __global__ void pick_winners(
-    const T* x, const int* winners, T* y, INDEX total, INDEX x_planes, INDEX planes,
+    const REAL* x, const int* winners, REAL* y, INDEX total, INDEX x_planes, INDEX planes,
     INDEX size, INDEX count)
 {
     EACH(t, total) {
         const INDEX plane = t / count, window = t % count;
         const int winner = winners[plane % planes * count + window];
-        y[t] = winner < 0 ? T(0) : x[plane % x_planes * size + winner];
+        y[t] = winner < 0 ? REAL(0) : x[plane % x_planes * size + winner];
     }
 }
 
@@ -203,18 +205,18 @@ extern "C" __global__ void pick_winners(
 
 // v[16, channel, image, tile]: the tiles of the images, transformed along both axes
 extern "C" __global__ void winograd_tiles(
-    const T* x, T* v, INDEX total, INDEX images, INDEX channels, int H, int W, int top, int left,
-    int high, int wide)
+    const REAL* x, REAL* v, INDEX total, INDEX images, INDEX channels, int H, int W,
+    int top, int left, int high, int wide)
 {
     EACH(t, total) {
         TILE(t)
         const INDEX plane = t / wide / high, image = plane % images, channel = plane / images;
-        const T* from = x + (image * channels + channel) * H * W;
-        T d[4][4], half[4][4];
+        const REAL* from = x + (image * channels + channel) * H * W;
+        REAL d[4][4], half[4][4];
         for (int a = 0; a < 4; ++a) for (int b = 0; b < 4; ++b) {
             const int h = row + a, w = column + b;
             const bool inside = 0 <= h && h < H && 0 <= w && w < W;
-            d[a][b] = inside ? from[(INDEX)h * W + w] : T(0);
+            d[a][b] = inside ? from[(INDEX)h * W + w] : REAL(0);
         }
         for (int b = 0; b < 4; ++b) {
             #define TO(a) half[a][b]
@@ -231,7 +233,7 @@ extern "C" __global__ void winograd_tiles(
 
 // heard[image, tile]: a bit for each of the 2 x 2 outputs that sees anything but zeros
 extern "C" __global__ void winograd_heard(
-    const T* x, unsigned char* heard, INDEX total, INDEX channels, int H, int W,
+    const REAL* x, unsigned char* heard, INDEX total, INDEX channels, int H, int W,
     int top, int left, int high, int wide)
 {
     EACH(t, total) {
@@ -241,7 +243,7 @@ extern "C" __global__ void winograd_heard(
         for (int a = 0; a < 4; ++a) for (int b = 0; b < 4; ++b) {
             const int h = row + a, w = column + b;
             if (h < 0 || h >= H || w < 0 || w >= W) continue;
-            const T* at = x + image * channels * size + (INDEX)h * W + w;
+            const REAL* at = x + image * channels * size + (INDEX)h * W + w;
             bool loud = false;
             for (INDEX c = 0; c < channels && !loud; ++c) loud = at[c * size] != 0;
             if (!loud) continue;
@@ -256,7 +258,7 @@ extern "C" __global__ void winograd_heard(
 
 // y[image, channel, 2 x 2 outputs of each tile] of products m[16, channel, image, tile]
 extern "C" __global__ void winograd_outputs(
-    const T* m, const unsigned char* heard, T* y, INDEX total, INDEX images, INDEX channels,
+    const REAL* m, const unsigned char* heard, REAL* y, INDEX total, INDEX images, INDEX channels,
     int H, int W, int high, int wide)
 {
     EACH(t, total) {
@@ -264,20 +266,20 @@ extern "C" __global__ void winograd_outputs(
         const INDEX tiles = (INDEX)high * wide, plane = t / tiles;
         const INDEX image = plane % images, channel = plane / images;
         const int bits = heard[image * tiles + t % tiles];
-        T half[2][4];
+        REAL half[2][4];
         for (int b = 0; b < 4; ++b) {
-            const T m0 = m[b * total + t], m1 = m[(4 + b) * total + t];
-            const T m2 = m[(8 + b) * total + t], m3 = m[(12 + b) * total + t];
+            const REAL m0 = m[b * total + t], m1 = m[(4 + b) * total + t];
+            const REAL m2 = m[(8 + b) * total + t], m3 = m[(12 + b) * total + t];
             half[0][b] = m1 + m2 + m0;
             half[1][b] = m1 - m2 - m3;
         }
-        T* to = y + (image * channels + channel) * H * W;
+        REAL* to = y + (image * channels + channel) * H * W;
         for (int a = 0; a < 2; ++a) for (int b = 0; b < 2; ++b) {
             const int h = 2 * tile_y + a, w = 2 * tile_x + b;
             if (h >= H || w >= W) continue;
-            const T sum = b ? half[a][1] - half[a][2] - half[a][3]
+            const REAL sum = b ? half[a][1] - half[a][2] - half[a][3]
                             : half[a][1] + half[a][2] + half[a][0];
-            to[(INDEX)h * W + w] = bits >> (2 * a + b) & 1 ? sum : T(0);
+            to[(INDEX)h * W + w] = bits >> (2 * a + b) & 1 ? sum : REAL(0);
         }
     }
 }
@@ -296,7 +298,7 @@ def serves(x: Array, axes: int) -> bool:
 
 def options(dtype: Any, wide: bool) -> tuple[str, ...]:
     """Return the options of the compiler for a type, and indices of 64 bits or 32."""
-    return (f"-DT={_TYPES[np.dtype(dtype).name]}", f"-DINDEX={'long long' if wide else 'int'}")
+    return (f"-DREAL={_TYPES[np.dtype(dtype).name]}", f"-DINDEX={'long long' if wide else 'int'}")
 
 
 @cache
@@ -306,7 +308,7 @@ def _kernel(cupy: Any, name: str, dtype: str, wide: bool) -> Any:
 
 def _launch(name: str, arrays: Sequence[Array], total: int, *numbers: Any) -> None:
     """Start a thread per element of `total`; the first array tells the type."""
-    wide = max(total, *(x.size for x in arrays)) >= 2**30
+    wide = max(total, *(x.size for x in arrays)) >= _WIDE_FROM
     index = np.int64 if wide else np.int32
     arguments = [index(n) if isinstance(n, int) else n for n in (total, *numbers)]
     blocks = min(-(-total // _THREADS), _MOST_BLOCKS)
@@ -412,9 +414,7 @@ def window_sums(x: Array, win: Any, out: Shape, filters: Array | None = None) ->
     xp, (n, c, *image) = namespace(x), x.shape
     y = xp.empty((n, c, *out), x.dtype)
     filters, channels = _filters(x, win, filters)
-    _launch(
-        "window_sums", (_flat(x), filters, y), y.size, channels, *_windows(image, out, win)
-    )
+    _launch("window_sums", (_flat(x), filters, y), y.size, channels, *_windows(image, out, win))
     return y
 
 
@@ -423,9 +423,7 @@ def window_spread(g: Array, shape: Shape, win: Any, filters: Array | None = None
     out, image = g.shape[-len(win.kernel) :], shape[-len(win.kernel) :]
     gx = namespace(g).empty(shape, g.dtype)
     filters, channels = _filters(g, win, filters)
-    _launch(
-        "window_spread", (_flat(g), filters, gx), gx.size, channels, *_windows(image, out, win)
-    )
+    _launch("window_spread", (_flat(g), filters, gx), gx.size, channels, *_windows(image, out, win))
     return gx
 
 

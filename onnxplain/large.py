@@ -42,6 +42,15 @@ def rows_of(data: Any, rows: Any) -> Any:
     return data.iloc[rows] if hasattr(data, "iloc") else data[rows]
 
 
+def in_memory(*values: Any) -> tuple[Any, ...]:
+    """Compute dask arrays, all together; leave other data as they are."""
+    if not any(map(is_dask, values)):
+        return values
+    from dask.base import compute
+
+    return compute(*values)
+
+
 def count_rows(data: Any, what: str = "data") -> int:
     """Return how many rows all inputs have."""
     shapes = [np.shape(x) for x in leaves(data)]
@@ -177,10 +186,13 @@ class LargeResult:
         rows : int, slice, sequence of int, or mask
         """
         chosen = self._chosen(rows)
-        data = None
-        if self._source is not None:
-            data = self._method._arrays(rows_of(self._source, chosen), "data")
-        return with_rows(self._method, _taken(self._arrays, chosen), data)
+        found = {name: _part(array, chosen) for name, array in self._arrays.items()}
+        data = None if self._source is None else rows_of(self._source, chosen)
+        found, data = in_memory(found, data)
+        arrays = {name: np.array(array) for name, array in found.items()}
+        if data is not None:
+            data = self._method._arrays(data, "data")
+        return with_rows(self._method, arrays, data)
 
     def _chosen(self, rows: Any) -> Any:
         n = len(self)
@@ -243,16 +255,6 @@ def _indices(rows: Any, n: int) -> np.ndarray:
     if index.dtype.kind not in "iu" or index.ndim != 1 or (index < -n).any() or (index >= n).any():
         raise SelectionError(f"rows must be whole numbers from 0 to {n - 1}, got {shown(rows)}")
     return np.where(index < 0, index + n, index)
-
-
-def _taken(arrays: Mapping[str, Any], rows: Any) -> dict[str, np.ndarray]:
-    """Return rows of all arrays in memory; tasks that they share are done once."""
-    found = {name: _part(array, rows) for name, array in arrays.items()}
-    if is_dask(list(found.values())):
-        import dask
-
-        found = dask.compute(found)[0]
-    return {name: np.array(array) for name, array in found.items()}
 
 
 def _part(array: Any, rows: slice | Sequence[int]) -> Any:

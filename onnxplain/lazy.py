@@ -102,13 +102,13 @@ def _random_row(converter: Any, inputs: list[Any]) -> list[np.ndarray]:
 
 def _arrays(explainer: Explainer, model: Any, inputs: list[Any], names: Any) -> dict[str, Any]:
     """Return the arrays of all rows as dask arrays."""
-    import dask
     import dask.array as da
+    from dask.delayed import delayed
 
-    shared = dask.delayed(explainer, traverse=False, pure=False)
-    blocks = [x.to_delayed().ravel() for x in inputs]
-    explain = dask.delayed(_explain, pure=False)
-    found = [explain(shared, names, *block) for block in zip(*blocks, strict=True)]
+    shared = delayed(explainer, traverse=False, pure=False)
+    blocks = [x.to_delayed(optimize_graph=False).ravel() for x in inputs]
+    explain: Any = delayed(_explain, pure=False)
+    found: list[Any] = [explain(shared, names, *block) for block in zip(*blocks, strict=True)]
     counts = inputs[0].chunks[0]
     return {
         name: da.concatenate(

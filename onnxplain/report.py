@@ -97,7 +97,7 @@ def report(
     choice = {"output_idx": output_idx, "output_label": output_label}
     jobs = _jobs(converter, methods, options, choice)
     for job in jobs:
-        job.try_out(converter, arrays)
+        job.try_out(converter, arrays)  # also tells whether there is a plot for its inputs
     explained = {job.title: job.run(converter, data, len(arrays[0])) for job in jobs}
 
     from .plots.page import write_page
@@ -115,7 +115,7 @@ def report(
 def check_page(path: Path, sources: Sequence[Path] = ()) -> None:
     """Raise if plotly is missing, or the page cannot be written or would replace a source."""
     from .files import check_target
-    from .plots.page import check_plotly
+    from .plots.plotly import check_plotly
 
     check_plotly("a report")
     check_target(path, {".html", ".htm"}, sources)
@@ -174,9 +174,16 @@ class _Job:
 
     def try_out(self, converter: Converter, arrays: Sequence[Any]) -> None:
         """Run on one data point, so that a wrong argument is found before the long work."""
-        if self.done or len(arrays[0]) == 1 or {"x_ref", "data_ref"} & set(self.arguments):
-            return
-        self.method(converter, [x[:1] for x in arrays], **self.arguments | {"channels_first": True})
+        method = self.method
+        if not self.done:
+            row = [x[:1] for x in arrays]
+            if not self.arguments.get("channels_first", True):
+                row = [np.moveaxis(x, 1, -1) if x.ndim > 2 else x for x in row]
+            method = self.method(converter, row, **self.arguments)
+        from .plots.sheets import input_kind
+
+        for i in range(len(method.input_names)):
+            input_kind(method, i)
 
     def run(self, converter: Converter, data: Any, batch: int) -> Any:
         from .results import batch_size

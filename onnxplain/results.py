@@ -16,6 +16,7 @@ import numpy as np
 
 from .arrays import to_host
 from .conventions import differences
+from .device import choose
 from .errors import ArgumentError, MissingPackageError, ShapeError
 from .names import node_labels
 
@@ -26,15 +27,15 @@ INPUT_AXES = {
 
 
 def get_result(method: Any, type: str = "array") -> Any:
-    """Return the result of `method` as "array", "data.frame", "xarray" or "torch.tensor".
+    """Return the result of `method` as "array", "data.frame", "xarray", "torch.tensor" or "cupy".
 
     Parameters
     ----------
     method
         An explained method (`LRP`, `Gradient`, ...).
     type
-        "array" (default), "data.frame", "xarray", "torch.tensor" or "torch_tensor"; see `to_array`,
-        `to_frame`, `to_xarray` and `to_torch`.
+        "array" (default), "data.frame", "xarray", "torch.tensor", "torch_tensor" or "cupy"; see
+        `to_array`, `to_frame`, `to_xarray`, `to_torch` and `to_cupy`.
 
     Raises
     ------
@@ -73,6 +74,12 @@ def to_torch(method: Any) -> Any:
             "get_result('torch.tensor') needs torch: pip install 'onnxplain[torch]'"
         ) from error
     return _nest(method, lambda s, i: torch.from_numpy(user_array(method, s, i)))
+
+
+def to_cupy(method: Any) -> Any:
+    """Return a copy of the result as CuPy arrays on the thread's GPU, nested as in `to_array`."""
+    place = choose("cuda")[0]
+    return _nest(method, lambda s, i: place.asarray(user_array(method, s, i)))
 
 
 def to_frame(method: Any) -> Any:
@@ -142,6 +149,7 @@ FORMATS: dict[str, Callable[[Any], Any]] = {
     "xarray": to_xarray,
     "torch.tensor": to_torch,
     "torch_tensor": to_torch,
+    "cupy": to_cupy,
 }
 
 

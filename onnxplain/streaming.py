@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from .large import (
     check_rowwise,
     count_rows,
     fresh_seed,
+    in_memory,
     row_arrays,
     rows_of,
 )
@@ -45,7 +47,7 @@ MAX_PROGRESS_BYTES = 2**24
 
 def explain_to(
     path: str | os.PathLike[str],
-    method: type[Method],
+    method: Callable[..., Method],
     converter: Any,
     data: Any,
     *,
@@ -105,8 +107,7 @@ def explain_to(
     True
     """
     store = _store(path)
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise ArgumentError(f"method must be a class such as onnxplain.LRP, got {shown(method)}")
+    _check_method(method)
     if batch is not None:
         check_count("batch", batch, most=None)
     options = {name: joined(value, name) for name, value in options.items()}
@@ -135,6 +136,11 @@ def explain_to(
     if before is None or not before["complete"]:
         _work(store, source, step, explain, _shows(verbose))
     return _opened(store, model, None if source.total is None else source.data)
+
+
+def _check_method(method: Any) -> None:
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise ArgumentError(f"method must be a class such as onnxplain.LRP, got {shown(method)}")
 
 
 def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeResult:
@@ -203,13 +209,17 @@ class _Source:
         else:
             self.data = _with_shape(data)
             self.total = count_rows(self.data)
-        self.first = rows_of(self.data, slice(0, 1))
+        self.first = self._rows(slice(0, 1))
 
-    def blocks(self, done: int, step: int) -> Iterator[Any]:
+    def _rows(self, rows: slice) -> Any:
+        return in_memory(rows_of(self.data, rows))[0]
+
+    def blocks(self, done: int, step: int) -> Generator[Any, None, None]:
         """Yield data of at most `step` rows at a time, without the first `done` rows."""
         if self.total is not None:
             for start in range(done, self.total, step):
-                yield rows_of(self.data, slice(start, min(start + step, self.total)))
+                yield self._rows(slice(start, min(start + step, self.total)))
+                _forget(self.data)
             return
         seen, block = 0, self.data
         while block is not None:
@@ -222,6 +232,14 @@ class _Source:
             seen, block = seen + n, next(self._batches, None)
         if seen < done:
             raise DataError(f"data ended after {seen} rows, but {done} are explained already")
+
+
+def _forget(data: Any) -> None:
+    """Let go of the pages of mapped files that were read: they count as memory of the process."""
+    for x in leaves(data):
+        mapped = getattr(x, "_mmap", None)
+        if mapped is not None and not x.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _with_shape(data: Any) -> Any:
@@ -306,7 +324,7 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         if before.get(what) != now[what]:
             old, new = _differing(before.get(what), now[what])
             raise ArgumentError(
-                f"{folder} was begun with another {what}: {shown(old)}, not {shown(new)}; call it "
+                f"{folder} was begun with different {what}: {shown(old)}, not {shown(new)}; call it "
                 "with the same to go on, or name another folder"
             )
 
@@ -443,7 +461,7 @@ class _NpyStore(_Store):
 
     def _append(self, name: str, array: np.ndarray, start: int) -> None:
         path = self.folder / f"{name}.npy"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "shape": (start + len(array), *array.shape[1:]),
             "fortran_order": False,
@@ -482,7 +500,7 @@ class _ZarrStore(_Store):
             rows = max(1, min(len(array), ZARR_BYTES // max(array.nbytes // len(array), 1)))
             shape, cut = (0, *array.shape[1:]), (rows, *array.shape[1:])
             group.create_array(name, shape=shape, chunks=cut, dtype=array.dtype, overwrite=True)
-        found = group[name]
+        found: Any = group[name]
         found.resize((start + len(array), *array.shape[1:]))
         found[start:] = array
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .arrays import Array, difference, namespace
+from .arrays import Array, difference, namespace, to_host
 from .errors import DataError, shown
 from .graph.cut import downstream
 from .graph.graph import Graph, Node, evaluate
@@ -302,6 +302,17 @@ class Ledger:
     def book(self, node: Node, came: Any, went: Any, absorbed: Mapping[str, Any]) -> None:
         """Add a node."""
         self.entries.append(Entry(node, came, went, dict(absorbed)))
+
+    def fetch(self) -> None:
+        """Bring all numbers to the host."""
+        self.entries = [
+            Entry(e.node, to_host(e.came), to_host(e.went), _on_host(e.absorbed))
+            for e in self.entries
+        ]
+
+
+def _on_host(amounts: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: to_host(amount) for name, amount in amounts.items()}
 
 
 # -- chunks ---------------------------------------------------------------------------------------

@@ -798,7 +798,8 @@ def huge_20(body):
     weights = {
         "first": np.array([0]), "last": np.array(10**12), "count": np.array(10**12),
         "two": np.ones(2, "f"), "image": np.ones((1, 1, 2, 2), "f"),
-        "pixel": np.ones((1, 1, 1, 1), "f"), "region": np.ones((1, 4), "f"), "big5": np.array([1, 1, 10**6, 10**6]),
+        "pixel": np.ones((1, 1, 1, 1), "f"), "region": np.ones((1, 4), "f"),
+        "big5": np.array([1, 1, 10**6, 10**6]),
         "t": np.ones((1, 2, 3), "f"), "long": np.ones(10**6, "f"),
     }  # fmt: skip
     used = {k: w for k, w in weights.items() if re.search(rf"\b{k}\b", body)}

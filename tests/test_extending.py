@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,12 @@ def check_operators_of_the_page():
     np.testing.assert_allclose(lift.decomp_sum[0], lift.decomp_goal[0], rtol=1e-12, atol=1e-9)
     books = ox.LRP(converter, X, rule_name="epsilon", dtype="double").ledger()
     assert books.gap.max() < 1e-12 * books.incoming.abs().max()
+
+
+def test_the_table_of_operators_is_up_to_date():
+    script = PAGE.with_name("make_operators.py")
+    written = runpy.run_path(str(script))["page"]()
+    assert written == PAGE.with_name("operators.md").read_text("utf-8"), f"run {script.name}"
 
 
 # -- the table ------------------------------------------------------------------------------------

@@ -1,18 +1,13 @@
 """Kernels stay in the array library of their data: a stand-in for CuPy that refuses NumPy's hands.
 
-Its arrays hide a NumPy array, take nothing but their like and plain numbers, and cannot be turned
-into NumPy arrays except by `get`. What is compared, then, is every pass of every kernel with the
-same pass on NumPy arrays.
+What is compared is every pass of every kernel with the same pass on NumPy arrays; kernels of GPUs
+run on the processor.
 """
 
 import sys
-from collections import Counter
-from types import ModuleType
-from typing import ClassVar
 
 import numpy as np
 import pytest
-import scipy.special
 
 from onnxplain.arrays import is_device, is_float, namespace
 from onnxplain.errors import UnsupportedOpError
@@ -35,6 +30,7 @@ from onnxplain.rules import (
 )
 
 from .kernel_cases import CASES, NEWEST
+from .stand_in import install, ndarray
 
 # Functions and types of CuPy that kernels use. Look a name up in CuPy's reference before adding it.
 # fmt: off
@@ -62,172 +58,10 @@ WAITS = {
 }
 
 
-class ndarray:
-    """A wrapped array: operators and methods of ndarray, for arrays of its own kind only."""
-
-    __module__ = "cupy"
-    __array_ufunc__ = None  # NumPy's functions and operators are refused, its scalars wait for ours
-    __hash__ = None
-    waits: ClassVar[Counter] = Counter()  # how often a number was asked for
-
-    def __init__(self, array):
-        self._array = array
-
-    def __array__(self, *args, **kwargs):
-        raise TypeError("implicit conversion to a NumPy array is not allowed")
-
-    def __array_function__(self, func, types, args, kwargs):
-        raise TypeError(f"numpy.{func.__name__} is not for data on a device")
-
-    def get(self):
-        self.waits["get"] += 1
-        return self._array
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = getattr(self._array, name)
-        return wrapped(value) if not callable(value) or name == "dtype" else forwarding(value)
-
-    def __getitem__(self, key):
-        return wrapped(self._array[inner(key)])
-
-    def __setitem__(self, key, value):
-        self._array[inner(key)] = inner(value)
-
-    def __len__(self):
-        return len(self._array)
-
-    def __iter__(self):
-        raise TypeError("an array on a device is not run through")
-
-    def __repr__(self):
-        return f"device {self._array!r}"
-
-
-def _operator(name):
-    def method(self, *others):
-        if any(isinstance(v, np.ndarray) for v in others):
-            raise TypeError(f"{name} of an array on a device and one on the host")
-        return wrapped(getattr(self._array, name)(*map(inner, others)))
-
-    return method
-
-
-def _in_place(name):
-    def method(self, other):
-        self._array = getattr(self._array, name)(inner(other))
-        return self
-
-    return method
-
-
-def _wait(name):
-    def method(self):
-        self.waits[name] += 1
-        return getattr(self._array, name)()
-
-    return method
-
-
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-):
-    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
-    setattr(ndarray, f"__r{_name}__", _operator(f"__r{_name}__"))
-    setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
-for _name in ("neg", "pos", "abs", "invert", "lt", "le", "eq", "ne", "gt", "ge"):
-    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in ("bool", "float", "int", "index"):
-    setattr(ndarray, f"__{_name}__", _wait(f"__{_name}__"))
-
-
-def wrapped(value):
-    """Put what a function returned on the device."""
-    if isinstance(value, tuple) and any(isinstance(v, np.ndarray) for v in value):
-        return tuple(map(wrapped, value))
-    return ndarray(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
-
-
-def inner(value):
-    """Take arguments off the device, refusing arrays of the host."""
-    if isinstance(value, ndarray):
-        return value._array
-    if isinstance(value, np.ndarray):
-        raise TypeError(f"an array on the host, of shape {value.shape}, meets data on a device")
-    if isinstance(value, tuple | list):
-        return type(value)(map(inner, value))
-    return value
-
-
-def forwarding(function):
-    def call(*args, **kwargs):
-        kwargs = {name: inner(value) for name, value in kwargs.items()}
-        return wrapped(function(*map(inner, args), **kwargs))
-
-    return call
-
-
-class Library(ModuleType):
-    """A module whose functions are those of another, on wrapped arrays."""
-
-    def __init__(self, name, behind, used=None, prefix=""):
-        super().__init__(name)
-        self.behind, self.prefix = behind, prefix
-        self.used = set() if used is None else used
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        self.used.add(self.prefix + name)
-        value = getattr(self.behind, name)
-        if isinstance(value, ModuleType):
-            return Library(name, value, self.used, f"{name}.")
-        if isinstance(value, np.ufunc):
-            return Ufunc(value)
-        return forwarding(value) if callable(value) and not isinstance(value, type) else value
-
-    def asarray(self, value, dtype=None):
-        self.used.add("asarray")
-        value = value._array if isinstance(value, ndarray) else value
-        return ndarray(np.asarray(value, dtype))
-
-
-class Ufunc:
-    """A function with its method `at`."""
-
-    def __init__(self, function):
-        self.call, self.at = forwarding(function), forwarding(function.at)
-
-    def __call__(self, *args, out=None, **kwargs):
-        if out is None:
-            return self.call(*args, **kwargs)
-        self.call(*args, out=out, **kwargs)
-        return out
-
-
 @pytest.fixture
 def cupy(monkeypatch):
     """Stand in for CuPy."""
-    library, special = Library("cupy", np), Library("cupyx.scipy.special", scipy.special)
-    library.ndarray = ndarray
-    packages = {name: ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
-    packages["cupyx"].scipy, packages["cupyx.scipy"].special = packages["cupyx.scipy"], special
-    modules = {"cupy": library, **packages, "cupyx.scipy.special": special}
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    ndarray.waits.clear()
-    return library
+    return install(monkeypatch)
 
 
 # -- every pass -----------------------------------------------------------------------------------

@@ -6,14 +6,15 @@ import re
 import zlib
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from networks import graph
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.cli import main
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import (
@@ -331,6 +332,7 @@ def test_twenty_photographs_stay_below_15_megabytes(tmp_path):
         ({"noise_level": 2}, UnknownArgumentError, "none of LRP has an argument 'noise_level'"),
         ({"rule_name": "nothing"}, OnnxplainError, "nothing"),
         ({"output_label": "c"}, OnnxplainError, "'c'"),
+        ({"methods": ["lrp", "intgrad"], "x_ref": np.zeros((2, 3))}, DataError, "2 rows"),
         ({"instances": 0}, ArgumentError, "expected at least 1"),
         ({"instances": [0, 20]}, ArgumentError, "indices from 0 to 19"),
         ({"instances": "all"}, ArgumentError, "expected a number"),
@@ -349,6 +351,18 @@ def test_wrong_arguments_are_found_before_work_starts(
     with pytest.raises(error, match=message):
         ox.report(**known | arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_channels_may_stand_last(tmp_path, converter, images):
+    last = np.moveaxis(images[:3], 1, -1)
+    path = tmp_path / "a.html"
+    ox.report(converter, last, "deeplift", path, x_ref=last[:1], channels_first=False)
+    deeplift = ox.DeepLift(converter, images[:3], x_ref=images[:1], output_idx=["top1"])
+    page = Page(path)
+    z = page.figures("instance")["DeepLift", "data_2", "top1", "Values"]["data"][0]["z"]
+    np.testing.assert_allclose(
+        page.pixels(z), deeplift.result[0][0][1, 0, ..., 0], atol=0.51 * z["step"]
+    )
 
 
 def test_results_of_other_data_or_models_are_refused(tmp_path, table):
@@ -384,8 +398,10 @@ def data(tmp_path, images):
 
 def test_the_command_writes_the_same_page(tmp_path, data, images):
     path = tmp_path / "a.html"
+    np.save(tmp_path / "reference.npy", images[:1])
     told = command(
-        *(MODEL, data, "-o", path, "--method", "lrp", "--method", "intgrad", "--reference", data),
+        *(MODEL, data, "-o", path, "--method", "lrp", "--method", "intgrad", "--reference"),
+        tmp_path / "reference.npy",
         *("--n", 3, "--instances", 2, "--title", "Digits", "--output-label", "one,two"),
     )
     assert told == f"wrote {path}\n"
@@ -398,7 +414,7 @@ def test_the_command_writes_the_same_page(tmp_path, data, images):
         for node in ("one", "two")
     }
     assert not any("data_3" in key for key in page.figures("instance"))
-    assert "array of shape (4, 1, 8, 8)" in page.text
+    assert "array of shape (1, 1, 8, 8)" in page.text
 
 
 @pytest.mark.parametrize(
@@ -446,3 +462,25 @@ def test_names_cannot_break_a_card(table):
     for card in (converter._repr_html_(), ox.LRP(converter, table)._repr_html_()):
         assert "<script>" not in card
         assert "&lt;script&gt;" in card
+
+
+# ---------------------------------------------------------------- the documentation
+
+PAGE = Path(__file__).parents[1] / "docs" / "report.md"
+
+
+def test_the_code_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S):
+        exec(code, names)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"digits.html", "digits-report.html", "rules.html"}
+
+
+def test_the_command_explain_draws_pages(tmp_path, data):
+    path = tmp_path / "plot.html"
+    arguments = ["explain", str(MODEL), str(data), "--method", "lrp", "--plot", str(path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert '"heatmap"' in Page(path).scripts["figure"]

@@ -80,8 +80,9 @@ class Engine:
         self._graphs: dict[str, tuple[Graph | None, Graph]] = {}  # by place: before a cut, behind
         for place in self.places:
             where = None if place is HOST else place
-            graph, self.targets = converter.graph_for(dtype, where, before_activation)
-            behind = tail(graph, cut_at, dtype).cast(dtype, where) if cut_at else graph
+            with place:
+                graph, self.targets = converter.graph_for(dtype, where, before_activation)
+                behind = tail(graph, cut_at, dtype).cast(dtype, where) if cut_at else graph
             self._graphs[place.name] = (head(graph, cut_at) if cut_at else None, behind)
         self.outputs = converter.graph.outputs
         self.batch_size = _checked_batch_size(batch_size)
@@ -833,7 +834,7 @@ class Method:
         return grouped(self, groups, reduce)
 
     def get_result(self, type: str = "array") -> Any:
-        """Return the result as "array", "data.frame", "xarray" or "torch.tensor".
+        """Return the result as "array", "data.frame", "xarray", "torch.tensor" or "cupy".
 
         See `onnxplain.results.get_result`.
         """

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arrays import Array, lead, to_host
 from ..conventions import DEEPLIFT
+from ..device import in_session, use
 from ..errors import RuleError, shown
 from ..kernels.base import Pair
 from ..rules import DEEPLIFT_RULES, DeepLiftRule, DeepLiftSetting
@@ -162,6 +163,7 @@ class DeepLift(MultiplierMethod):
 
         self._each_block(block)
 
+    @in_session
     def ledger(self) -> Any:
         """Tell node by node what multiplier times difference came in and went on.
 
@@ -183,11 +185,12 @@ class DeepLift(MultiplierMethod):
                 ledger = Ledger(engine.graph.rows_first)
                 step = multiplier_step(*runs, self._setting(), ledger)
                 engine.backward(self._seeds(run.values, picked, rows), step)
+                ledger.fetch()
                 found.append((rows.start, (ledger, count)))
             books.extend(found)  # all or none: what does not fit into memory is done again
 
-        with engine.places[0]:
-            self._each_pair(book)
+        use(engine.places[0])
+        self._each_pair(book)
         books = [entry for _, entry in sorted(books, key=lambda b: b[0])]
         rule = repr(self._setting().rule)
         return ledger_table(books, {n.name: rule for n in engine.graph.nodes})

@@ -11,6 +11,7 @@ import numpy as np
 from ..arrays import Array
 from ..conventions import LRP as CONVENTIONS
 from ..conventions import NEEDS_BOUNDS
+from ..device import in_session, use
 from ..errors import RuleError, listed, shown
 from ..graph.graph import Node
 from ..graph.last import last_activation_nodes, last_activations
@@ -206,6 +207,7 @@ class LRP(Method):
 
     # -- the ledger -------------------------------------------------------------------------------
 
+    @in_session
     def ledger(self) -> Any:
         """Tell node by node how much relevance came in, went on, and was absorbed by what.
 
@@ -227,6 +229,7 @@ class LRP(Method):
         from ..coverage import ledger_table
 
         engine, books = self._engine, []
+        use(engine.places[0])
         for rows in engine.blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
             values = engine.forward(self._device_rows(self.data, rows))
             start = self._start(self._parts(values, rows))

@@ -271,3 +271,40 @@ def swarm(panel: Panel, feature: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     layer = (rank + 1) // 2 * np.where(rank % 2, 1, -1)
     room = max(count.max(initial=1), 6)
     return x, 0.8 * layer / room, shade
+
+
+# ---------------------------------------------------------------- axes
+
+
+def is_lying(panel: Panel) -> bool:
+    """Whether bars should lie because their names would not fit below standing ones."""
+    names = panel.names[0]
+    return panel.kind == "table" and (len(names) > 12 or max(map(len, names)) > 12)
+
+
+def feature_title(panel: Panel) -> str:
+    """The title of an axis of features, which says if some are left out."""
+    if not panel.left_out:
+        return "Feature"
+    shown = len(panel.names[0])
+    return f"Feature ({shown} of {shown + panel.left_out})"
+
+
+def lanes_of(panel: Panel) -> np.ndarray:
+    """Courses (channels, length): one in its own unit, several each in a lane of height 1."""
+    picture: Any = panel.picture
+    if len(picture) == 1:
+        return picture
+    low, high = (f(np.nan_to_num(picture), axis=1, keepdims=True) for f in (np.min, np.max))
+    width = np.where(high > low, high - low, 1.0)
+    return 0.8 * ((picture - low) / width - 0.5) - np.arange(len(picture))[:, None]
+
+
+def padded(limits: tuple[float, float], both: bool = False) -> tuple[float, float]:
+    """Limits with room at their ends, unless the end is 0, where bars stand."""
+    low, high = limits
+    room = 0.05 * (high - low) or 1.0
+    return (
+        low - room if both or low < 0 else 0.0,
+        high + room if both or high > 0 or low == high else 0.0,
+    )

@@ -23,7 +23,19 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..errors import ArgumentError, OnnxplainError, listed, shown
-from .common import Panel, Sheet, box_statistics, info_lines, shortened, swarm, wrapped
+from .common import (
+    Panel,
+    Sheet,
+    box_statistics,
+    feature_title,
+    info_lines,
+    is_lying,
+    lanes_of,
+    padded,
+    shortened,
+    swarm,
+    wrapped,
+)
 
 # Both are safe for the colour-blind and the same for -v as for v; berlin is dark in the middle.
 COLOURS = colormaps["RdBu_r"].with_extremes(bad="0.8")
@@ -193,7 +205,7 @@ def _figure(sheet: Sheet, ax: Any) -> tuple[MplFigure, np.ndarray]:
     own = ax is None
     axes = _new_axes(sheet) if own else _given_axes(ax, *sheet.shape)
     # All panels of an input have one direction, also where only some names are long.
-    lying = {panel.input for panel in sheet if _lies(panel)}
+    lying = {panel.input for panel in sheet if is_lying(panel)}
     # Boxes of images have their lines below each other; titles stand above the highest box.
     join = "\n" if all(p.mark == "heat" for p in sheet) else "   "
     most = max(len(panel.info) for panel in sheet)
@@ -264,7 +276,7 @@ def _size(panel: Panel) -> tuple[float, float]:
         return 6.6, max(3.0, min(1.2 + 0.7 * len(panel.channels), 14.0))
     if panel.kind == "signal":
         return 5.6, 3.0
-    return (5.6, 1.4 + 0.22 * len(panel.names[0])) if _lies(panel) else (4.8, 3.4)
+    return (5.6, 1.4 + 0.22 * len(panel.names[0])) if is_lying(panel) else (4.8, 3.4)
 
 
 def _given_axes(ax: Any, rows: int, columns: int) -> np.ndarray:
@@ -441,7 +453,7 @@ def _signal_bars(ax: Axes, panel: Panel, place: _Place) -> None:
 
 def _line(ax: Axes, panel: Panel, place: _Place) -> None:
     """The course of a signal with its result as colour; several channels below each other."""
-    ink, lanes = Ink.on(ax), _lanes(panel)
+    ink, lanes = Ink.on(ax), lanes_of(panel)
     positions = np.arange(len(panel.values))
     middle = (positions[:-1] + positions[1:]) / 2
     x = np.stack([np.r_[0, middle], positions, np.r_[middle, positions[-1]]], axis=1)
@@ -464,16 +476,6 @@ def _line(ax: Axes, panel: Panel, place: _Place) -> None:
         ax.set_ylabel("Channel" if len(lanes) > 1 else "Input")
     _position_axis(ax, panel, place)
     _colour_bar(ax, panel, ink.colours)
-
-
-def _lanes(panel: Panel) -> np.ndarray:
-    """Courses (channels, length): one in its own unit, several each in a lane of height 1."""
-    picture: Any = panel.picture
-    if len(picture) == 1:
-        return picture
-    low, high = (f(np.nan_to_num(picture), axis=1, keepdims=True) for f in (np.min, np.max))
-    width = np.where(high > low, high - low, 1.0)
-    return 0.8 * ((picture - low) / width - 0.5) - np.arange(len(picture))[:, None]
 
 
 def _heat(ax: Axes, panel: Panel, place: _Place) -> None:
@@ -658,7 +660,7 @@ def _dots(ax: Axes, panel: Panel, place: _Place) -> None:
         linewidths=0.6,
     )
     _lying_names(ax, panel, place)
-    ax.set_xlim(*_padded(panel.limits, both=True))
+    ax.set_xlim(*padded(panel.limits, both=True))
     if panel.picture is None:
         return
     colours = ListedColormap(SHADES(np.linspace(*ends, 256)))
@@ -682,16 +684,10 @@ DRAW: dict[str, Callable[[Axes, Panel, _Place], None]] = {
 # ---------------------------------------------------------------- axes
 
 
-def _lies(panel: Panel) -> bool:
-    """Whether bars should lie because their names would not fit below standing ones."""
-    names = panel.names[0]
-    return panel.kind == "table" and (len(names) > 12 or max(map(len, names)) > 12)
-
-
 def _feature_axis(ax: Axes, panel: Panel, place: _Place) -> None:
     if place.lies:
         _lying_names(ax, panel, place)
-        ax.set_xlim(*_padded(panel.limits))
+        ax.set_xlim(*padded(panel.limits))
         return
     names = [shortened(name) for name in panel.names[0]]
     ax.axhline(0, color=Ink.on(ax).text, linewidth=0.8)
@@ -703,7 +699,7 @@ def _feature_axis(ax: Axes, panel: Panel, place: _Place) -> None:
     ax.tick_params(labelbottom=place.column_names)
     _value_axis(ax, panel, place)
     if place.bottom:
-        ax.set_xlabel(_feature_title(panel))
+        ax.set_xlabel(feature_title(panel))
 
 
 def _lying_names(ax: Axes, panel: Panel, place: _Place) -> None:
@@ -717,14 +713,7 @@ def _lying_names(ax: Axes, panel: Panel, place: _Place) -> None:
     if place.bottom:
         ax.set_xlabel(panel.title)
     if place.left:
-        ax.set_ylabel(_feature_title(panel))
-
-
-def _feature_title(panel: Panel) -> str:
-    if not panel.left_out:
-        return "Feature"
-    shown = len(panel.names[0])
-    return f"Feature ({shown} of {shown + panel.left_out})"
+        ax.set_ylabel(feature_title(panel))
 
 
 def _signal_axis(ax: Axes, panel: Panel, place: _Place) -> None:
@@ -742,20 +731,10 @@ def _position_axis(ax: Axes, panel: Panel, place: _Place) -> None:
 
 
 def _value_axis(ax: Axes, panel: Panel, place: _Place) -> None:
-    ax.set_ylim(*_padded(panel.limits))
+    ax.set_ylim(*padded(panel.limits))
     ax.ticklabel_format(axis="y", scilimits=(-3, 3))
     if place.left:
         ax.set_ylabel(panel.title)
-
-
-def _padded(limits: tuple[float, float], both: bool = False) -> tuple[float, float]:
-    """Limits with room at their ends, unless the end is 0, where bars stand."""
-    low, high = limits
-    room = 0.05 * (high - low) or 1.0
-    return (
-        low - room if both or low < 0 else 0.0,
-        high + room if both or high > 0 or low == high else 0.0,
-    )
 
 
 def _positions(axis: Any, names: list[str]) -> None:

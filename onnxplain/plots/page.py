@@ -11,9 +11,7 @@ from string import Template
 from typing import Any
 
 from ..errors import ArgumentError
-from .plotly import LOOKS, SCALES, check_plotly
-
-__all__ = ["as_json", "asset", "check_plotly", "plot_page", "scripts", "write_page"]
+from .plotly import LOOKS, SCALES
 
 
 def plot_page(figure: dict[str, Any], theme: str | None = None) -> str:

@@ -25,24 +25,17 @@ from .common import (
     Panel,
     Sheet,
     box_statistics,
+    feature_title,
     info_lines,
+    is_lying,
+    lanes_of,
+    padded,
     shortened,
     swarm,
     thinned,
     wrapped,
 )
-from .mpl import (
-    COLOURS,
-    DARK_COLOURS,
-    MAX_BOXES,
-    RED,
-    SHADES,
-    _feature_title,
-    _lanes,
-    _lies,
-    _padded,
-    glaze,
-)
+from .mpl import COLOURS, DARK_COLOURS, MAX_BOXES, RED, SHADES, glaze
 
 Theme: TypeAlias = str | None  # "light", "dark"
 Trace: TypeAlias = dict[str, Any]
@@ -312,7 +305,7 @@ def _turned(lies: bool, places: Any, values: Any) -> dict[str, Any]:
 
 
 def _bars(panel: Panel, pack: Pack) -> Picture:
-    values, lies = panel.values, _lies(panel)
+    values, lies = panel.values, is_lying(panel)
     shares = np.nan_to_num(values / (panel.scale or 1.0)).clip(-1, 1)
     own = slice(0, len(values) - 1) if panel.rest else slice(None)
     places = np.arange(len(values))
@@ -345,7 +338,7 @@ def _place_and_value(panel: Panel, lies: bool) -> tuple[str, str]:
 
 def _line(panel: Panel, pack: Pack) -> Picture:
     """The course of a signal with dots coloured by its result."""
-    positions, lanes = np.arange(len(panel.values)), _lanes(panel)
+    positions, lanes = np.arange(len(panel.values)), lanes_of(panel)
     size = float(np.clip(600 / len(positions), 3, 8))
     traces = []
     for channel, y, unit in zip(panel.channels, lanes, np.asarray(panel.picture), strict=True):
@@ -424,7 +417,7 @@ def _grey(panel: Panel, pack: Pack) -> Trace:
 
 
 def _boxes(panel: Panel, pack: Pack) -> Picture:
-    lies, found = _lies(panel), box_statistics(panel)
+    lies, found = is_lying(panel), box_statistics(panel)
     traces: list[tuple[Any, Trace]] = []
     if panel.kind == "signal" and len(found) > MAX_BOXES:
         traces += [("", trace) for trace in _bands(panel, found)]
@@ -455,7 +448,7 @@ def _box_traces(panel: Panel, found: list[dict[str, Any]], lies: bool) -> list[T
         "type": "box",
         "y" if lies else "x": places.tolist(),
         "orientation": "h" if lies else "v",
-        "hoverinfo": "x" if lies else "y",
+        "hoverinfo": "x+y",
         "line": {"width": 1.2},
         "fillcolor": "@pale",
         "marker": {"color": "@edge"},
@@ -487,7 +480,7 @@ def _violin(panel: Panel, lies: bool) -> Trace:
         "line": {"width": 1.2, "color": "@edge"},
         "fillcolor": "@pale",
         "width": 0.8,
-        "hoverinfo": "x" if lies else "y",
+        "hoverinfo": "x+y",
         "visible": False,
     }
 
@@ -515,9 +508,16 @@ def _bands(panel: Panel, found: list[dict[str, Any]]) -> list[Trace]:
 def _point(panel: Panel, label: str, values: np.ndarray, lies: bool) -> Trace:
     """A single data point in red: a segment across each box, or a line along a long signal."""
     places = np.arange(len(values), dtype="i4")
-    place, value = _place_and_value(panel, lies)
-    trace = _turned(lies, typed(places), typed(values))
-    trace |= {"type": "scatter", "hovertemplate": _hover(replace(panel, data=label), place, value)}
+    _, value = _place_and_value(panel, lies)
+    trace = _turned(lies, typed(places), typed(values)) | {"type": "scatter"}
+    # Not the place on the axis: plotly would tell the length of the segment with it.
+    if panel.kind == "table":
+        place = "<b>%{hovertext}</b>"
+        trace["hovertext"] = [_plain(name, 200) for name in panel.names[0]]
+    else:
+        place = "<b>Position %{customdata}</b>"
+        trace["customdata"] = trace["x"]
+    trace["hovertemplate"] = _hover(replace(panel, data=label), place, value)
     if panel.kind == "signal" and len(values) > MAX_BOXES:
         return trace | {"mode": "lines", "line": {"color": "@red", "width": 1}}
     across = {"type": "constant", "value": 0.35, "thickness": 3, "width": 0, "color": "@red"}
@@ -544,7 +544,7 @@ def _dots(panel: Panel, pack: Pack) -> Picture:
             if len(part):
                 traces.append(("", trace | where | {"marker": marker}))
     axes = _axes(panel, True)
-    axes[0]["range"] = _padded(panel.limits, both=True)
+    axes[0]["range"] = padded(panel.limits, both=True)
     if panel.picture is None:
         return Picture(traces, *axes)
     ticks = {"tickvals": [0, 1], "ticktext": ["low", "high"], "thickness": 12}
@@ -623,14 +623,14 @@ def _axes(panel: Panel, lies: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     n = len(panel.names[0])
     values = {
         "title": _plain(panel.title),
-        "range": _padded(panel.limits),
+        "range": padded(panel.limits),
         "zerolinecolor": "@edge",
     }
     if panel.kind == "signal":
         places = {"title": "Signal Length", "range": [-0.5, n - 0.5], **_positions(panel.names[0])}
         return places | {"zeroline": False, "showgrid": False}, values
     names = [_plain(name, 32) for name in panel.names[0]]
-    places = {"title": _feature_title(panel), "tickvals": list(range(n)), "ticktext": names}
+    places = {"title": feature_title(panel), "tickvals": list(range(n)), "ticktext": names}
     places |= {"zeroline": False, "showgrid": False}
     if lies:
         return values, places | {"range": [n - 0.4, -0.6]}
@@ -751,7 +751,7 @@ def _label_room(sheet: Sheet, c: int) -> float:
     for r, row in enumerate(sheet.panels):
         if _hides_left(sheet, r, c):
             needed.append(14.0)
-        elif _is_lying(row[c]):
+        elif _names_at_left(row[c]):
             needed.append(20 + LETTER * min(max(map(len, row[c].names[0])), 32))
         else:
             needed.append(56.0)
@@ -765,17 +765,17 @@ def _has_ticks(sheet: Sheet, r: int) -> bool:
 
 def _hides_lower(sheet: Sheet, r: int, c: int) -> bool:
     """Whether the panel below has the same labels at its lower axis."""
-    return not _is_lying(sheet.panels[r][c]) and sheet.names_repeat(r, c, "column")
+    return not _names_at_left(sheet.panels[r][c]) and sheet.names_repeat(r, c, "column")
 
 
 def _hides_left(sheet: Sheet, r: int, c: int) -> bool:
     """Whether a panel further left has the same labels at its left axis."""
     panel = sheet.panels[r][c]
-    return (panel.mark == "heat" or _is_lying(panel)) and sheet.names_repeat(r, c, "row")
+    return (panel.mark == "heat" or _names_at_left(panel)) and sheet.names_repeat(r, c, "row")
 
 
-def _is_lying(panel: Panel) -> bool:
-    return panel.mark in ("dots", "steps") or _lies(panel)
+def _names_at_left(panel: Panel) -> bool:
+    return panel.mark in ("dots", "steps") or is_lying(panel)
 
 
 def _size(panel: Panel) -> tuple[float, float]:
@@ -790,7 +790,7 @@ def _size(panel: Panel) -> tuple[float, float]:
         return 430, 40 + (30 if panel.mark == "dots" else 26) * n
     if panel.kind == "signal":
         return 420, 220
-    return (380, 30 + 21 * n) if _lies(panel) else (340, 230)
+    return (380, 30 + 21 * n) if is_lying(panel) else (340, 230)
 
 
 def _empty_layout(grid: _Grid) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from .sheets import (
 
 Cell = Any  # a text, a number, or a piece of HTML in `Html`
 
+NUMBERS = float, int, np.number
 MAX_BOOKED = 1000  # data points: a ledger walks through all of them again
 IMAGE_BYTES = 6_000_000  # of all images: more are written with one byte per pixel
 LISTED = 8  # entries before the rest is counted
@@ -127,7 +128,13 @@ def _lead(facts: Facts) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = "") -> str:
     """A table whose numbers stand at the right."""
-    titles = "".join(f"<th scope='col'>{escape(title)}</th>" for title in head)
+    rows = list(rows)
+    titles = "".join(
+        f"<th scope='col'{_style(column)}>{escape(title)}</th>"
+        for title, column in zip(
+            head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True
+        )
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     named = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
@@ -136,8 +143,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = ""
     )
 
 
+def _style(cells: Sequence[Cell]) -> str:
+    return " class='number'" if any(isinstance(cell, NUMBERS) for cell in cells) else ""
+
+
 def _cell(value: Cell) -> str:
-    if isinstance(value, float | int | np.number):
+    if isinstance(value, NUMBERS):
         text = (
             "–"
             if np.isnan(value)
@@ -488,7 +499,7 @@ def _checks(facts: Facts) -> str:
             continue
         gap = max(float(np.max(np.abs(total - goal))) for _, goal, total in found)
         size = max(float(np.max(np.abs(goal))) for _, goal, _ in found)
-        summary.append((title, gap, gap / size if size else 0.0, _remark(gap, size)))
+        summary.append((title, gap, gap / size if size else 0.0, _remark(method, gap, size)))
         rows = list(_sum_rows(facts, found))
         head = ("Data point", "Node", "Goal", "Sum", "Difference")
         details.append(_folded(f"{title}: goal, sum and difference", table(head, rows)))
@@ -506,12 +517,13 @@ def _sums(method: Any) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
             yield output_labels(method, j), goal, total
 
 
-def _remark(gap: float, size: float) -> Html:
+def _remark(method: Any, gap: float, size: float) -> Html:
     if np.isnan(gap):
         return Html("<span class='bad'>not finite</span>")
     if gap <= 1e-4 * max(size, 1e-30):
         return Html("<span class='good'>adds up</span>")
-    return Html("differs by what rules and biases absorb: see the ledger")
+    books = type(method).ledger is not _no_ledger()
+    return Html("differs by what rules and biases absorb" if books else "differs")
 
 
 def _sum_rows(facts: Facts, found: Any) -> Iterator[Sequence[Cell]]:

@@ -73,19 +73,19 @@ class Backbone(nn.Module):
 class Yolo(nn.Module):
     """Boxes (corners) and scores of anchors at two sizes, decoded from cells."""
 
-    ANCHORS = ((4, ((3.0, 4.0), (6.0, 5.0))), (8, ((9.0, 7.0), (12.0, 14.0))))
+    STEPS, ANCHORS = (4, 8), (((3.0, 4.0), (6.0, 5.0)), ((9.0, 7.0), (12.0, 14.0)))
 
     def __init__(self):
         super().__init__()
         self.backbone = Backbone()
         self.heads = nn.ModuleList(nn.Conv2d(c, 2 * (5 + CLASSES), 1) for c in (8, 10))
 
-    def decode(self, x, step):
+    def decode(self, x, step, anchors):
         n, _, high, wide = x.shape
         x = x.view(n, 2, 5 + CLASSES, high, wide).permute(0, 1, 3, 4, 2)
         rows, columns = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
         cells = torch.stack([columns, rows], -1).to(x.dtype)
-        sizes = torch.tensor(self.ANCHORS[step], dtype=x.dtype).view(1, 2, 1, 1, 2)
+        sizes = torch.tensor(anchors, dtype=x.dtype).view(1, 2, 1, 1, 2)
         middle, size, scores = x.split([2, 2, 1 + CLASSES], -1)
         middle = (torch.sigmoid(middle) * 2 - 0.5 + cells) * step
         size = torch.exp(size.clamp(max=2)) * sizes / 2
@@ -94,8 +94,9 @@ class Yolo(nn.Module):
         return boxes.reshape(n, -1, 4), scores.reshape(n, -1, CLASSES)
 
     def forward(self, x):
-        levels = zip(self.backbone(x), self.heads, self.ANCHORS, strict=True)
-        boxes, scores = zip(*(self.decode(head(z), step) for z, head, step in levels), strict=True)
+        levels = zip(self.backbone(x), self.heads, self.STEPS, self.ANCHORS, strict=True)
+        found = [self.decode(head(z), *more) for z, head, *more in levels]
+        boxes, scores = zip(*found, strict=True)
         return torch.cat(boxes, 1), torch.cat(scores, 1)
 
 

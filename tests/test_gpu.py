@@ -1,0 +1,218 @@
+"""On a GPU everything gives what it gives on the processor: pytest -m gpu
+
+float64 agrees to 1e-10 of the largest number, float32 to 1e-5. Where there is no GPU, the same
+tests run on a few cases with a stand-in for CuPy, so that they are known to work.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import onnxplain as ox
+from networks import layered
+from onnxplain.arrays import is_device, to_host
+from onnxplain.errors import OnnxplainError
+
+from .kernel_cases import CASES
+from .stand_in import install
+from .test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
+from .test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
+from .test_namespace import Passes, flat
+
+TOLERANCE = {"float": 1e-5, "double": 1e-10}
+BATCH = 3
+
+
+def why_no_gpu():
+    """Return why nothing can run on a GPU here, or None."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error})"
+    return None if cupy.cuda.is_available() else "CuPy finds no usable NVIDIA GPU"
+
+
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request, monkeypatch):
+    """Return CuPy, or what stands in for it."""
+    if request.param == "stand-in":
+        return install(monkeypatch)
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    import cupy
+
+    return cupy
+
+
+def stands_in(cupy):
+    return not hasattr(cupy, "show_config")
+
+
+def only(cupy, small):
+    """Skip a case that is too large for the stand-in."""
+    if stands_in(cupy) and not small:
+        pytest.skip("too slow without a GPU")
+
+
+def agree(found, expected, dtype):
+    """Compare arrays; in float32 a ReLU whose input is nearly 0 may flip, which moves a few."""
+    assert isinstance(found, np.ndarray)
+    error = abs(found.astype(float) - expected.astype(float)) / scale(expected)
+    most = np.quantile(error, 0.99) if dtype == "float" else error.max(initial=0)
+    assert most <= TOLERANCE[dtype], f"differs by {error.max():.1e} of the largest number"
+
+
+# -- kernels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_pass_of_every_kernel(case):
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    import cupy
+
+    host, device = Passes(case, np.asarray), Passes(case, cupy.asarray)
+    for (name, expected), (_, found) in zip(host.all(), device.all(), strict=True):
+        for a, b in zip(flat(expected), flat(found), strict=True):
+            if a is None:
+                assert b is None
+                continue
+            assert is_device(b), f"{name} leaves the device"
+            np.testing.assert_allclose(to_host(b), a, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+# -- goldens --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return json.loads((shared / "golden" / "innsight.json").read_text())
+
+
+@pytest.mark.parametrize("net, key", [pair for pair in SUITE_KEYS if pair not in NOISE])
+def test_numbers_of_innsight(cupy, golden, net, key):
+    only(cupy, key.endswith("_ila"))
+    suite, (name, last) = golden[net]["suite"], key.rsplit("_", 1)
+    method, options = SUITE_METHODS[name]
+    x = np.array(suite["x"])
+    if method in WITH_REFERENCE:
+        options = options | {"x_ref": np.array(suite["x_ref"])}
+    converter = ox.convert(layered(golden[net]["layers"], x.shape[1:]))
+    options = options | {"like": "innsight", "ignore_last_act": last == "ila", "dtype": "double"}
+    assert_close(method(converter, x, device="cuda", **options).get_result(), suite[key])
+
+
+# -- models and methods ---------------------------------------------------------------------------
+
+
+METHODS = {
+    "gradient": lambda c, x, **o: ox.Gradient(c, x, **o),
+    "smoothgrad": lambda c, x, **o: ox.SmoothGrad(c, x, n=3, seed=1, **o),
+    "intgrad": lambda c, x, **o: ox.IntegratedGradient(c, x, n=3, **o),
+    "expected": lambda c, x, **o: ox.ExpectedGradient(
+        c, x, data_ref=[a[:2] for a in x], n=3, seed=1, **o
+    ),
+    "guided": lambda c, x, **o: ox.GuidedBackprop(c, x, **o),
+    "deconvnet": lambda c, x, **o: ox.Deconvnet(c, x, **o),
+    "lrp epsilon": lambda c, x, **o: ox.LRP(c, x, rule_name="epsilon", **o),
+    "lrp alpha_beta": lambda c, x, **o: ox.LRP(c, x, rule_name="alpha_beta", rule_param=2, **o),
+    "lrp epsilon_plus": lambda c, x, **o: ox.LRP(c, x, rule_name="epsilon_plus", **o),
+    "deeplift": lambda c, x, **o: ox.DeepLift(c, x, **o),
+    "deeplift reveal_cancel": lambda c, x, **o: ox.DeepLift(c, x, rule_name="reveal_cancel", **o),
+    "deepshap": lambda c, x, **o: ox.DeepSHAP(c, x, data_ref=[a[:2] for a in x], **o),
+    "connection": lambda c, x, **o: ox.ConnectionWeights(c, **o),
+    "shap": lambda c, x, **o: ox.SHAP(c, x, [a[:1] for a in x], n_permutations=2, seed=1, **o),
+}
+SMALL = {"captum-titanic", "mnist-cntk8", "dianna-season", "tract-keras-tf2"}
+
+
+def picked(model, name):
+    folder = model / "models" / name
+    return shrink(folder, SHRUNK[name]) if name in SHRUNK else load(folder)
+
+
+@pytest.mark.parametrize("name", [*RUN, *QUANTISED])
+def test_predictions(cupy, shared, name):
+    only(cupy, name in SMALL)
+    model = picked(shared, name)
+    x = rows(model, BATCH)
+    for found, expected in zip(model.c(x, device="cuda"), model.c(x), strict=True):
+        agree(found, expected, "float")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", RUN)
+def test_explanations(cupy, shared, name, method, dtype):
+    only(cupy, name in SMALL and dtype == "double")
+    model = picked(shared, name)
+    x = rows(model, BATCH)
+    options = {"dtype": dtype, "output_idx": [0], "verbose": False}
+    try:
+        expected = METHODS[method](model.c, x, **options)
+    except OnnxplainError as error:  # the method has no rule for the model, or does not fit it
+        with pytest.raises(type(error)):
+            METHODS[method](model.c, x, device="cuda", **options)
+        return
+    found = METHODS[method](model.c, x, device="cuda", **options)
+    for ours, theirs in zip(found.result, expected.result, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a is None) == (b is None)
+            if b is not None:
+                agree(a, b, dtype)
+
+
+# -- what only a GPU can show ---------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_nothing_of_the_users_gpu_changes():
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    import cupy
+
+    before = cupy.cuda.Device().id
+    last = cupy.cuda.runtime.getDeviceCount() - 1
+    converter = ox.convert(ox.demo.MODEL)
+    method = ox.Gradient(converter, ox.demo.digits()[0][:4], device=f"cuda:{last}")
+    assert cupy.cuda.Device().id == before
+    assert isinstance(method.get_result("cupy"), cupy.ndarray)
+
+
+@pytest.mark.gpu
+def test_a_full_gpu_halves_the_chunk_and_goes_on(monkeypatch):
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    import cupy
+
+    from onnxplain import device
+
+    images = np.repeat(ox.demo.digits()[0][:50], 200, axis=0)
+    converter = ox.convert(ox.demo.MODEL)
+    expected = ox.LRP(converter, images, rule_name="epsilon", dtype="double")
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    monkeypatch.setattr(device, "MEMORY_SHARE", 50.0)
+    pool.set_limit(size=pool.used_bytes() + 64 * 2**20)
+    try:
+        found = ox.LRP(converter, images, rule_name="epsilon", dtype="double", device="cuda")
+    finally:
+        pool.set_limit(size=0)
+    assert found._engine._memory.halvings > 0
+    agree(found.result[0][0], expected.result[0][0], "double")
+
+
+@pytest.mark.gpu
+def test_products_are_true_float32():
+    """TF32 keeps 10 bits: its products would differ in the fourth digit."""
+    if reason := why_no_gpu():
+        pytest.skip(reason)
+    import cupy
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(512, 512)).astype(np.float32) for _ in range(2))
+    exact = a.astype(float) @ b.astype(float)
+    found = cupy.asnumpy(cupy.asarray(a) @ cupy.asarray(b))
+    assert abs(found - exact).max() < 1e-5 * abs(exact).max()
