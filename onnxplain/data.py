@@ -84,6 +84,15 @@ def leaves(data: Any) -> list[Any]:
     return list(data) if several else [data]
 
 
+def rows_of(data: Any, rows: Any) -> Any:
+    """Return some rows of all inputs; no more than these are read."""
+    if isinstance(data, Mapping):
+        return {name: rows_of(x, rows) for name, x in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [rows_of(x, rows) for x in data]
+    return data.iloc[rows] if hasattr(data, "iloc") else data[rows]
+
+
 def is_batches(data: Any) -> bool:
     """Tell an iterator, or what gives one such as a loader of batches, from arrays."""
     if isinstance(data, Iterator):

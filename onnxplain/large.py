@@ -14,7 +14,7 @@ import numpy as np
 
 from . import results
 from .arrays import to_host
-from .data import is_dask, leaves
+from .data import is_dask, leaves, rows_of
 from .errors import ArgumentError, DataError, SelectionError, shown
 
 # Fields of a method with a first axis of rows, and what they are called in a store.
@@ -31,15 +31,6 @@ ROW_FIELDS = {
 
 
 # -- data -----------------------------------------------------------------------------------------
-
-
-def rows_of(data: Any, rows: Any) -> Any:
-    """Return some rows of all inputs; no more than these are read."""
-    if isinstance(data, Mapping):
-        return {name: rows_of(x, rows) for name, x in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [rows_of(x, rows) for x in data]
-    return data.iloc[rows] if hasattr(data, "iloc") else data[rows]
 
 
 def in_memory(*values: Any) -> tuple[Any, ...]:

@@ -6,15 +6,18 @@ a scheduler sends it to each worker once.
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from .arrays import is_float
 from .data import is_dask, joined, leaves
+from .errors import ArgumentError, listed
 from .large import (
     LargeResult,
     check_rowwise,
@@ -52,24 +55,28 @@ class Explainer:
         return method(converter, list(blocks) if len(blocks) > 1 else blocks[0], **options)
 
 
-def explain_lazily(method: type, converter: Any, data: Any, *args: Any, **options: Any) -> Any:
+def explain_lazily(method: type, *args: Any, **options: Any) -> Any:
     """Return what `method` finds for dask arrays, as dask arrays.
 
     One random row is explained at once: it checks the arguments, and tells shapes and names.
     """
     import dask.array as da
 
+    found = inspect.signature(method).parameters.values()
+    known = [p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(known):
+        raise ArgumentError(f"{method.__name__} takes {listed(known)}; all else by name")
+    options |= dict(zip(known, args, strict=False))
+    converter, data = options.pop(known[0], None), options.pop(known[1])
     count_rows(data)
     names = list(data) if isinstance(data, Mapping) else None
     inputs = _aligned([da.asarray(x) for x in leaves(data)])
-    if args:  # LIME and SHAP take references as a third argument
-        options["data_ref"] = args[0]
     options = {name: _read(joined(value, name)) for name, value in options.items()}
     if options.get("seed") is None:
         options["seed"] = fresh_seed()
     options["verbose"] = False
     explainer = Explainer(method, converter, options)
-    model = explainer(_random_row(converter, inputs), names)
+    model = explainer(_random_row(converter, inputs, names), names)
     if model.is_global:
         return model
     check_rowwise(model)
@@ -89,15 +96,15 @@ def _read(value: Any) -> Any:
     return np.asarray(value) if is_dask(value) else value
 
 
-def _random_row(converter: Any, inputs: list[Any]) -> list[np.ndarray]:
+def _random_row(converter: Any, inputs: list[Any], names: Any) -> list[np.ndarray]:
     """Return one row per input: between 0 and 1, zeros where whole numbers are asked for."""
     specs = getattr(getattr(converter, "graph", None), "inputs", ())
-    rng, rows = np.random.default_rng(0), []
-    for k, x in enumerate(inputs):
-        whole = k < len(specs) and not is_float(specs[k].dtype)
-        draw = rng.random((1, *x.shape[1:]))
-        rows.append(np.zeros_like(draw) if whole else draw)
-    return rows
+    whole = {spec.name for spec in specs if not is_float(spec.dtype)}
+    rng = np.random.default_rng(0)
+    return [
+        np.zeros((1, *x.shape[1:])) if name in whole else rng.random((1, *x.shape[1:]))
+        for x, name in zip_longest(inputs, names or [spec.name for spec in specs][: len(inputs)])
+    ]
 
 
 def _arrays(explainer: Explainer, model: Any, inputs: list[Any], names: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import storage
 from .arrays import is_device, to_host
-from .data import is_batches, joined, leaves
+from .data import is_batches, joined, leaves, rows_of
 from .errors import ArgumentError, DataError, MissingPackageError, OnnxplainError, shortened, shown
 from .large import (
     LargeResult,
@@ -32,7 +32,6 @@ from .large import (
     fresh_seed,
     in_memory,
     row_arrays,
-    rows_of,
 )
 from .methods.base import Method, check_count
 from .walk import chunks
@@ -143,7 +142,9 @@ def _check_method(method: Any) -> None:
         raise ArgumentError(f"method must be a class such as onnxplain.LRP, got {shown(method)}")
 
 
-def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeResult:
+def open_result(
+    path: str | os.PathLike[str], converter: Any = None, data: Any = None
+) -> LargeResult:
     """Open what `explain_to` wrote, whole or as far as it came.
 
     Parameters
@@ -152,6 +153,8 @@ def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeRes
         The folder. It may come from someone else: nothing in it is run.
     converter : Converter, optional
         The model, for what needs it; it must be the one that was explained.
+    data : array, data frame, or list or dict of these, optional
+        What was explained, for what draws or runs it again; it needs the model too.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeRes
     Raises
     ------
     DataError
-        If the folder holds no such result, or a damaged one.
+        If the folder holds no such result, or a damaged one, or `data` are not of its length.
 
     Examples
     --------
@@ -175,7 +178,12 @@ def open_result(path: str | os.PathLike[str], converter: Any = None) -> LargeRes
     store = _store(path)
     if store.progress() is None:
         raise DataError(f"{path} holds no result of onnxplain.explain_to: it has no {PROGRESS}")
-    return _opened(store, storage.load(store.folder / METHOD, converter))
+    if data is not None and converter is None:
+        raise ArgumentError("data are read as the model takes them: give converter too")
+    found = _opened(store, storage.load(store.folder / METHOD, converter), data)
+    if data is not None and count_rows(data) < len(found):
+        raise DataError(f"data has {count_rows(data)} rows, {path} has {len(found)}")
+    return found
 
 
 def _opened(store: Any, model: Any, source: Any = None) -> LargeResult:
@@ -324,8 +332,8 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
         if before.get(what) != now[what]:
             old, new = _differing(before.get(what), now[what])
             raise ArgumentError(
-                f"{folder} was begun with different {what}: {shown(old)}, not {shown(new)}; call it "
-                "with the same to go on, or name another folder"
+                f"{folder} was begun with different {what}: {shown(old)}, not {shown(new)}; give "
+                "the same to go on, or name another folder"
             )
 
 

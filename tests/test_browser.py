@@ -6,11 +6,13 @@ from shutil import which
 
 import numpy as np
 import pytest
+from fake_results import fake_method
 from onnx import helper
 
 import onnxplain as ox
 from networks import graph
 from onnxplain.demo import MODEL, digits
+from onnxplain.plots import plot_global, sections
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -229,6 +231,7 @@ def hover(tab, canvas, x, y):
         f"return [b.left + l.xaxis._offset + l.xaxis.l2p({x}), "
         f"b.top + l.yaxis._offset + l.yaxis.l2p({y})] }})()"
     )
+    tab.js(f"Plotly.Fx.unhover({canvas})")
     pointer = ActionChains(tab.driver)
     pointer.w3c_actions.pointer_action.move_to_location(*(round(p) for p in place))
     pointer.perform()
@@ -255,6 +258,31 @@ def test_the_pointer_shows_names_as_they_are(tab, table_report):
     assert told.startswith("<b> = ")
     assert "$w$" in tab.js(f"{canvas}.textContent")
     assert tab.problems() == []
+
+
+def test_the_pointer_shows_the_value_of_a_byte_as_exactly_as_it_is(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(sections, "IMAGE_BYTES", 0)
+    lrp = ox.LRP(ox.convert(MODEL), digits()[0][:2], output_idx=[1])
+    lrp.result[0][0][0, 0, 0, 0] = np.nan
+    ox.report(lrp.converter, digits()[0][:2], [lrp], tmp_path / "report.html")
+    tab.open(tmp_path / "report.html")
+    canvas = tab.shown("#instance")
+    step = np.nanmax(np.abs(lrp.result[0][0][0])) / 127
+    assert f" ± {step / 2:.1g}" in hover(tab, canvas, 3, 2)
+    found = np.array(tab.js(f"{canvas}.data[1].z.map((row) => Array.from(row))"), float)
+    np.testing.assert_allclose(found, lrp.result[0][0][0, 0, ..., 0], atol=0.51 * step)
+    assert tab.problems() == []
+
+
+def test_the_pointer_names_the_feature_of_boxes_and_outliers(tab, tmp_path):
+    method = fake_method((3,), batch=30)
+    method.result[0][0][:] = np.linspace(0, 1, 30)[:, None, None]
+    method.result[0][0][4, 1, 0] = 5
+    plot_global(method, preprocess=None, as_plotly=True).save(tmp_path / "plot.html")
+    tab.open(tmp_path / "plot.html")
+    canvas = tab.shown()
+    assert hover(tab, canvas, 1, 5).startswith("X2Contribution: 5")
+    assert "(X3, " in hover(tab, canvas, 2, 0.5)
 
 
 def test_boxes_violins_and_single_data_points(tab, table_report):

@@ -7,9 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from test_streaming import BOTH, CASES, DIGITS, IMAGES, PAIR, TABLE, A, B, X
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.errors import ArgumentError, DataError, ShapeError
 from onnxplain.lazy import Explainer
 
@@ -86,6 +88,15 @@ def test_blocks_are_explained_once_for_all_arrays():
     assert sorted(explained) == [1, 10, 20]  # one row to check the arguments
 
 
+@pytest.mark.parametrize(
+    "scheduler", ["threads", pytest.param("processes", marks=pytest.mark.oracle)]
+)
+def test_any_scheduler_will_do(scheduler):
+    found = ox.DeepLift(TABLE, in_blocks(X, *[3] * 10))
+    with dask.config.set(scheduler=scheduler, num_workers=2):
+        close(found.compute(), ox.DeepLift(TABLE, X))
+
+
 def test_random_draws_are_shared_by_all_blocks():
     found = ox.SmoothGrad(TABLE, in_blocks(np.repeat(X[:1], 6, axis=0), 2, 4), n=3)
     values = found.get_result().compute()
@@ -99,6 +110,21 @@ def test_several_inputs_are_cut_alike():
         found = ox.LRP(PAIR, data, **BOTH)
         close(found.compute(), expected)
         assert np.isnan(found.get_result()["Output_2"]["Input_1"]).all()
+
+
+def test_inputs_of_whole_numbers_may_come_in_any_order():
+    nodes = [
+        helper.make_node("Gather", ["w", "ids"], ["e"]),
+        helper.make_node("Mul", ["e", "x"], ["y"]),
+    ]
+    proto = graph(nodes, {"ids": [4], "x": [4]}, {"w": np.arange(1.0, 8.0)}, outputs={"y": [4]})
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    converter, ids = ox.convert(proto), np.arange(24).reshape(6, 4) % 7
+    expected = ox.LRP(converter, [ids, X[:6]])
+    blocks = [in_blocks(x, 2, 4) for x in (ids, X[:6])]
+    for data in (blocks, {"x": blocks[1], "ids": blocks[0]}):
+        found = ox.LRP(converter, data).compute()
+        np.testing.assert_allclose(found.preds[0], expected.preds[0], rtol=1e-5)
 
 
 def test_arrays_cut_along_other_axes_or_with_empty_blocks_are_taken():
@@ -115,7 +141,10 @@ def test_references_may_be_dask_arrays_too():
 def test_a_function_is_explained_lazily_too():
     options = {"exact": False, "n_permutations": 3, "seed": 1}
     found = ox.SHAP(lambda x: x**2, in_blocks(X, 10, 20), X[:4], **options)
-    close(found.compute(), ox.SHAP(lambda x: x**2, X, X[:4], **options))
+    expected = ox.SHAP(lambda x: x**2, X, X[:4], **options)
+    close(found.compute(), expected)
+    options |= {"data": in_blocks(X, 30), "data_ref": X[:4]}
+    close(ox.SHAP(model=lambda x: x**2, **options).compute(), expected)
 
 
 def test_a_dask_array_can_be_streamed_to_disk(tmp_path):
@@ -132,6 +161,7 @@ BAD = {
     "unknown rows": (lambda x: x[x[:, 0] > 0], {}, DataError, "compute_chunk_sizes"),
     "another shape": (lambda x: x[:, :3], {}, ShapeError, r"expects \(n, 4\)"),
     "no rows": (lambda x: x[:0], {}, DataError, "no rows"),
+    "too many": (lambda x: x, None, ArgumentError, "all else by name"),
     "argument": (lambda x: x, {"rule": 1}, ArgumentError, "did you mean"),
 }
 
@@ -139,8 +169,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_explained_is_told_at_once(case):
     change, options, error, words = BAD[case]
+    given = ({}, ["epsilon"]) if options is None else (options, [])
     with pytest.raises(error, match=words):
-        ox.LRP(TABLE, change(in_blocks(X, 30)), **options)
+        ox.LRP(TABLE, change(in_blocks(X, 30)), *given[1], **given[0])
     with pytest.raises(ArgumentError, match="depend on all other rows"):
         ox.SmoothGrad(TABLE, in_blocks(X, 30), like="innsight")
 
@@ -174,6 +205,17 @@ def test_a_pickled_explainer_is_unpacked_where_it_is_used(monkeypatch):
 # -- a cluster ------------------------------------------------------------------------------------
 
 
+def count_models():
+    """Count on a worker how many models it receives."""
+    inner = ox.Converter.__setstate__
+
+    def counted(self, state):
+        ox.received = getattr(ox, "received", 0) + 1
+        inner(self, state)
+
+    ox.Converter.__setstate__ = counted
+
+
 def slowly(x, folder):
     """Leave a mark for each block that was read."""
     time.sleep(0.1)
@@ -193,6 +235,7 @@ def test_a_worker_that_dies_loses_nothing(tmp_path):
         distributed.Client(cluster) as client,
     ):
         assert set(client.run(ox.get_num_threads).values()) == {1}
+        client.run(count_models)
         victim = next(iter(client.run(os.getpid).values()))
         found = ox.SmoothGrad(TABLE, data, n=3)
         future = client.compute(found.get_result())
@@ -201,5 +244,7 @@ def test_a_worker_that_dies_loses_nothing(tmp_path):
         assert not future.done()
         os.kill(victim, signal.SIGKILL)
         values = future.result(timeout=50)
+        received = client.run(lambda: getattr(ox, "received", None))
+    assert set(received.values()) == {1, None}  # the second was started for the one that died
     expected = ox.SmoothGrad(TABLE, rows, n=3, seed=found.seed)
     np.testing.assert_allclose(values, expected.get_result(), rtol=1e-4, atol=1e-6)

@@ -174,6 +174,8 @@ def test_unsigned_numbers_have_a_largest():
         ("LpPool", (X[None],), {"kernel_shape": (2,), "p": 10**9}, UnsupportedOpError, "1 to 64"),
         ("GridSample", (IMAGE, IMAGE), {}, ModelError, "does not fit an image"),
         ("RoiAlign", (IMAGE, np.ones((1, 4)), ints(2)), {}, DataError, "images 2 to 2 of 2"),
+        ("RoiAlign", (IMAGE, np.ones((1, 4)), ints(0)), {"sampling_ratio": 10**8}, ModelError,
+         "100,000,000 points per cell"),
         ("AffineGrid", (X[None], ints(1, 1, 2**20, 2**20)), {}, ModelError, "elements allowed"),
         ("DFT", (X[..., None], ints(2**40)[0]), {}, ModelError, "elements allowed"),
         ("DFT", (X,), {}, ModelError, "length is 1 or 2"),

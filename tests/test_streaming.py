@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from itertools import count
 
@@ -170,6 +172,20 @@ def test_data_mapped_for_reading_are_not_copied(tmp_path):
     assert not np.shares_memory(ox.Gradient(TABLE, X, dtype="double").data[0], X)
 
 
+def test_only_references_that_are_drawn_are_read(tmp_path):
+    class Mapped(np.ndarray):
+        def __array__(self, *args, **kwargs):
+            raise AssertionError("all of it was read")
+
+        def __getitem__(self, rows):
+            return np.array(self.view(np.ndarray)[rows])
+
+    options = {"limit_ref": 4, "seed": 2}
+    expected = ox.DeepSHAP(TABLE, X, data_ref=X, **options)
+    found = ox.DeepSHAP(TABLE, X, data_ref=X.view(Mapped), **options)
+    np.testing.assert_array_equal(found.get_result(), expected.get_result())
+
+
 def test_batches_of_several_inputs_are_joined():
     parts = ({"a": A[i : i + 2], "b": B[i : i + 2]} for i in range(0, 9, 2))
     found = ox.LRP(PAIR, parts, **BOTH)
@@ -240,6 +256,17 @@ def test_rows_of_known_data_have_their_data(tmp_path):
     np.testing.assert_array_equal(found[[7, 2]].data[0], X[[7, 2]].astype(np.float32))
 
 
+def test_opened_with_model_and_data_all_can_be_asked_for(opened, tmp_path):
+    path = opened.result[0][0].filename.parent
+    found = ox.open_result(path, DIGITS, IMAGES)[2:4]
+    assert found.ledger().gap.max() < 1e-4
+    np.testing.assert_array_equal(found.data[0], IMAGES[2:4])
+    for rest, words in (((None, IMAGES), "give converter"), ((DIGITS, IMAGES[:9]), "has 9 rows")):
+        with pytest.raises((ArgumentError, DataError), match=words):
+            ox.open_result(path, *rest)
+    assert ox.open_result(path)[:2].data is None
+
+
 @pytest.mark.parametrize("rows", [23, [-24], [0.5], "a", [[1]], slice(5, 5), [True]])
 def test_rows_that_are_not_there_are_told(opened, rows):
     with pytest.raises(SelectionError, match="23|22"):
@@ -283,6 +310,33 @@ def test_an_interrupted_explanation_goes_on_where_it_stopped(suffix, tmp_path):
     same(found, ox.SmoothGrad(TABLE, X, **options, seed=found.seed))
     again = ox.explain_to(path, ox.SmoothGrad, TABLE, batches(X), **options)
     np.testing.assert_array_equal(again.get_result(), found.get_result())
+
+
+KILLED = """
+import os, sys
+import numpy as np
+import onnxplain as ox
+from onnxplain.demo import MODEL, digits
+
+def rows():
+    for k in range(0, 20, 4):
+        if k == 12:
+            os._exit(9)
+        yield digits()[0][k:k + 4]
+
+rules = {"default": "epsilon_plus_flat", "Gemm": ox.rules.Epsilon(0.1)}
+ox.explain_to(sys.argv[1], ox.LRP, ox.convert(MODEL), rows(), rule_name=rules, batch_size=4)
+"""
+
+
+def test_another_process_goes_on_for_one_that_was_killed(tmp_path):
+    path = tmp_path / "r"
+    assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == 9
+    assert len(ox.open_result(path)) == 12
+    rules = {"default": "epsilon_plus_flat", "Gemm": ox.rules.Epsilon(0.1)}
+    options = {"rule_name": rules, "batch_size": 4}
+    found = ox.explain_to(path, ox.LRP, DIGITS, batches(IMAGES[:20]), **options)
+    same(found, ox.LRP(DIGITS, IMAGES[:20], **options))
 
 
 def test_a_block_that_was_half_written_is_done_again(tmp_path):

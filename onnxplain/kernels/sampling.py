@@ -33,6 +33,8 @@ from .expanded import Expanded
 from .families import Linear
 from .routing import same, scatter_add
 
+MAX_SAMPLES = 4096  # of one axis in one cell of a region: more come from files that lie
+
 
 class Tap(NamedTuple):
     """One pixel of each reading: places (n, readings) in the flat image, and weights."""
@@ -461,6 +463,8 @@ class RoiAlign(Linear, op="RoiAlign", since=10):
         count = xp.full_like(length, self.sampling_ratio) if self.sampling_ratio else None
         count = xp.ceil(length / out) if count is None else count
         most = self.sampling_ratio or int(to_host(count).max(initial=0))
+        if most > MAX_SAMPLES:
+            raise ModelError(f"it reads {most:,} points per cell, {MAX_SAMPLES:,} are allowed")
         checked_shape((len(rois), out, max(most, 0), n))
         i, bins = xp.arange(most), xp.arange(out)[:, None]
         count = count[:, None, None]

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arrays import Array, lead, to_host
 from ..conventions import DEEPLIFT
+from ..data import joined, leaves, rows_of
 from ..device import in_session, use
 from ..errors import RuleError, shown
 from ..kernels.base import Pair
@@ -247,7 +248,8 @@ class DeepSHAP(MultiplierMethod):
         self._choose_rule(rule_name, winner_takes_all)
         self.limit_ref = check_count("limit_ref", limit_ref)
         self._prepare(converter, _required(data), **options)
-        self.data_ref = drawn(reference_rows(self, data_ref), self.limit_ref, self.seed)
+        given = drawn(joined(data_ref, "data_ref"), self.limit_ref, self.seed)
+        self.data_ref = drawn(reference_rows(self, given), self.limit_ref, self.seed)
         self._allocate(len(self.data[0]))
         if self._engine.free_rows:
             self._explain_tiles()
@@ -325,10 +327,14 @@ class DeepSHAP(MultiplierMethod):
         ]
 
 
-def drawn(refs: list[Array], limit: int, seed: int | None) -> list[Array]:
-    """Return at most `limit` references, drawn without replacement, in their order."""
-    if len(refs[0]) <= limit:
+def drawn(refs: Any, limit: int, seed: int | None) -> Any:
+    """Return at most `limit` references, drawn without replacement, in their order.
+
+    Only these are read. What does not look like arrays of the same length is left to be checked.
+    """
+    counts = {x.shape[0] if getattr(x, "ndim", 0) else 0 for x in leaves(refs)}
+    if len(counts) != 1 or not max(counts) > limit:
         return refs
     rng = np.random.default_rng(seed)
-    kept = np.sort(rng.choice(len(refs[0]), limit, replace=False))
-    return [r[kept] for r in refs]
+    kept = np.sort(rng.choice(counts.pop(), limit, replace=False))
+    return rows_of(refs, kept)

@@ -47,7 +47,9 @@ class Gradient(GradientMethod):
     converter : Converter
         The model.
     data : array (batch, *input_dim), data frame, or list or dict of these
-        The instances to explain, one array per input.
+        The instances to explain, one array per input; or an iterator of such batches, which are
+        joined. Of dask arrays the result is a `LargeResult` of dask arrays, computed when asked
+        for; `onnxplain.explain_to` writes results that are larger than memory.
     times_input : bool, default False
         Multiply by the input (Gradient x Input).
     output_idx, output_label : node, list of nodes, or list of those per output, optional

@@ -140,23 +140,19 @@ class Figure:
 
     Attributes
     ----------
-    figure : plotly.graph_objects.Figure
-        To change what is drawn.
     sheet : onnxplain.plots.common.Sheet
         The numbers and names that are drawn.
     """
 
     def __init__(self, sheet: Sheet, theme: Theme = None) -> None:
         self.sheet, self._theme = sheet, theme
-        self._figure: Any = None
 
     @property
     def figure(self) -> Any:
-        if self._figure is None:
-            from plotly.graph_objects import Figure as PlotlyFigure
+        """A `plotly.graph_objects.Figure` of the plot, made anew each time, to be changed."""
+        from plotly.graph_objects import Figure as PlotlyFigure
 
-            self._figure = PlotlyFigure(with_menus(described(self.sheet), self._theme or "light"))
-        return self._figure
+        return PlotlyFigure(with_menus(described(self.sheet), self._theme or "light"))
 
     def theme(self, style: Theme) -> Figure:
         """Draw the plot on a "light" or "dark" background; None: on pages as the reader likes it.
@@ -212,7 +208,6 @@ class Figure:
             )
         without = {"updatemenus": [], "sliders": []}
         self.figure.update_layout(without).write_image(path, **options)
-        self._figure = None
 
     def show(self, *args: Any, **options: Any) -> None:
         """Show the plot in the notebook, or else in the browser; arguments are plotly's."""
@@ -710,7 +705,7 @@ class _Grid:
             at += self.heights[r] + (34 if _has_ticks(sheet, r) else 12)
         self.height = at
         only_images = all(panel.mark == "heat" for panel in sheet)
-        self.least = int(min(300, at) if columns == 1 else 0.8 * self.width)
+        self.least = 300 if columns == 1 else int(self.width) + 60  # and the names at the left
         self.most = int(self.width * (1.0 if only_images else 1.6) + 120)
 
     def _head(self, sheet: Sheet, r: int) -> float:
@@ -1005,7 +1000,7 @@ def with_menus(figure: dict[str, Any], theme: str) -> dict[str, Any]:
     for menu in menus:
         pad = {"l": at, "b": 10}
         placed.append(place | menu | {"pad": pad, "font": {"size": 11}, "bgcolor": "@pale"})
-        at += 32 + round(7 * max(len(button["label"]) for button in menu["buttons"]))
+        at += 48 + round(7 * max(len(button["label"]) for button in menu["buttons"]))
     shown_value = {"prefix": "Percentile: ", "font": {"size": 12}}
     sliders = [s | {"pad": {"t": 40}, "currentvalue": shown_value} for s in layout["sliders"]]
     extra = {"updatemenus": placed, "sliders": sliders, "margin": margin}

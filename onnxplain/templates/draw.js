@@ -3,9 +3,10 @@
 const onnxplain = (() => {
   const { looks, scales } = read("looks");
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const figures = new Map(); // what each holder shows
+  const requests = new Map(); // what each holder shows, with its arrays
   const chosen = {}; // what was chosen in each control; the same for all plots of a page
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const PAPER = 680; // pixels that fit beside each other
   let printing = false;
   let arrays = new Map(); // of the figure that is being drawn
 
@@ -44,20 +45,24 @@ const onnxplain = (() => {
   }
 
   async function draw(holder, figure) {
-    figures.set(holder, figure);
+    const request = { figure, arrays };
+    requests.set(holder, request);
     const names = figure.data.flatMap(({ z }) => (z && z.pool ? [z.pool] : []));
     const found = await Promise.all([...new Set(names)].map(inflated));
-    if (figures.get(holder) !== figure) return; // another one was asked for meanwhile
-    arrays = new Map(found);
-    show(holder, figure);
+    if (requests.get(holder) !== request) return; // another one was asked for meanwhile
+    request.arrays = new Map(found);
+    show(holder, request);
+    request.drawn = true;
   }
 
-  function show(holder, figure) {
+  function show(holder, { figure, arrays: own }) {
+    arrays = own;
     const canvas = document.createElement("div");
     canvas.className = "canvas";
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", figure.alt || "Interactive plot");
     [canvas.style.minWidth, canvas.style.maxWidth] = figure.widths.map((width) => width + "px");
+    if (printing) canvas.style.zoom = Math.min(1, PAPER / figure.widths[0]);
     const old = holder.querySelector(".canvas");
     if (old) Plotly.purge(old);
     const controls = document.createElement("div");
@@ -138,13 +143,14 @@ const onnxplain = (() => {
     });
   }
 
+  // At once, not when arrays are ready: a browser prints right after it says so.
   function again() {
-    for (const [holder, figure] of figures) if (holder.isConnected) draw(holder, figure);
+    for (const [holder, request] of requests) if (request.drawn && holder.isConnected) show(holder, request);
   }
 
   function print(now) {
     printing = now;
-    if (dark.matches || document.documentElement.dataset.theme === "dark") again();
+    again();
   }
 
   dark.addEventListener("change", again);

@@ -37,7 +37,7 @@ for (const chooser of document.querySelectorAll(".chooser")) {
     return label;
   }
 
-  // A plot below the window is drawn when the reader comes near it, or prints.
+  // A plot below the window is drawn when the reader comes near it, and else a little later.
   const watcher = new IntersectionObserver(([entry]) => entry.isIntersecting && once(), { rootMargin: "400px" });
   let shown = false;
   function once() {
@@ -47,5 +47,5 @@ for (const chooser of document.querySelectorAll(".chooser")) {
     show();
   }
   watcher.observe(chooser);
-  addEventListener("beforeprint", once);
+  setTimeout(once, 1500);
 }
