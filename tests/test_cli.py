@@ -436,11 +436,13 @@ def test_demo_into_a_file_is_one_line(data):
     assert "cannot be written" in fails("demo", "--out", data)
 
 
-def test_the_readme_is_true():
+def test_the_readme_is_true(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     readme = Path(__file__).resolve().parents[1] / "README.md"
     blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 2
     exec("\n".join(blocks), {})
+    assert onnxplain.load("digits.npz").get_result().shape == (3, 1, 8, 8, 10)
 
 
 def test_the_demo_model_reads_digits_well():
