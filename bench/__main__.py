@@ -35,11 +35,12 @@ PAUSE = 0.05  # seconds in which threads of the process before stop waiting for 
 class Worker:
     """A process with one library."""
 
-    def __init__(self, library: str, threads: int) -> None:
+    def __init__(self, library: str, threads: int, device: str) -> None:
         variables = ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
         env = os.environ | {f"{v}_NUM_THREADS": str(threads) for v in variables}
+        env["CUPY_TF32"] = "0"  # true float32, as of the peers
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", library, str(threads)],
+            [sys.executable, "-m", "bench.worker", library, str(threads), device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,14 +68,14 @@ class Worker:
 class Crew:
     """The workers; new ones for each row, so that peak memory is that of the row."""
 
-    def __init__(self, threads: int, keep: bool) -> None:
-        self.threads, self.keep = threads, keep
+    def __init__(self, threads: int, keep: bool, device: str) -> None:
+        self.threads, self.keep, self.device = threads, keep, device
         self.workers: dict[str, Worker] = {}
         self.about: dict[str, dict[str, Any]] = {}
 
     def __getitem__(self, library: str) -> Worker:
         if library not in self.workers:
-            worker = self.workers[library] = Worker(library, self.threads)
+            worker = self.workers[library] = Worker(library, self.threads, self.device)
             self.about[library] = worker.about
         return self.workers[library]
 
@@ -195,6 +196,12 @@ def main() -> int:
         default="wall",
         help="cpu: processor time, for one thread on a machine that others use too",
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: all libraries on the same GPU, in true float32; peaks are of its memory",
+    )
     parser.add_argument("--json", metavar="FILE", help="store the table")
     options = parser.parse_args()
     rows = [
@@ -204,12 +211,19 @@ def main() -> int:
     ]
     if not rows:
         parser.error(f"no row matches {options.rows!r}")
-    crew = Crew(options.threads, keep=options.quick)
+    if options.device != "cpu":
+        check = [sys.executable, "-m", "bench.worker", "usable", "0", options.device]
+        found = subprocess.run(check, stderr=subprocess.PIPE, text=True)
+        if found.returncode:
+            print(f"nothing is measured on {options.device}: {found.stderr.strip()}")
+            return 0
+    crew = Crew(options.threads, options.quick, options.device)
     about, results = machine(), []
     print(
         ", ".join(f"{k} {v}" for k, v in about.items()),
         f"threads {options.threads}",
         f"{options.clock} time",
+        f"device {options.device}",
         sep=", ",
     )
     print(HEAD)
@@ -227,6 +241,7 @@ def main() -> int:
             "machine": about,
             "threads": options.threads,
             "clock": options.clock,
+            "device": options.device,
             "libraries": crew.about,
         }
         Path(options.json).write_text(json.dumps(table | {"rows": results}, indent=1))

@@ -10,14 +10,14 @@ from . import networks
 from .rows import Row
 
 
-def prepare(row: Row, library: str, model: str, dtype: str) -> Any:
+def prepare(row: Row, library: str, model: str, dtype: str, device: str) -> Any:
     """Return a function without arguments that does the work; `model` is the ONNX file."""
     converter = ox.convert(model, dtype=dtype)
     x = networks.data(row.network, row.batch)
     if row.work == "forward":
-        return lambda: converter(x)[0]
+        return lambda: converter(x, device=device)[0]
     cls, arguments = _METHODS[row.work]
-    arguments = arguments | {"dtype": dtype, "verbose": False}
+    arguments = arguments | {"dtype": dtype, "verbose": False, "device": device}
     if row.work == "deepshap":
         arguments["data_ref"] = networks.data(row.network, row.references, seed=2)
     if row.work == "deeplift":

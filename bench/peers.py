@@ -19,17 +19,24 @@ from .rows import Row
 warnings.filterwarnings("ignore")  # captum comments on hooks and gradients at every call
 
 
-def prepare(row: Row, library: str, model: str, dtype: str) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that does the work; the ONNX file is not needed."""
+def prepare(
+    row: Row, library: str, model: str, dtype: str, device: str
+) -> Callable[[], np.ndarray]:
+    """Return a function without arguments that does the work; the ONNX file is not needed.
+
+    On a GPU products are true float32, as ours are, and the data are there already.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
     copies = library == "captum" and row.work in ("deeplift", "deepshap")
     kind = torch.float64 if dtype == "double" else torch.float32
-    module = networks.torch_module(row.network, copies).to(kind)
-    x = torch.from_numpy(networks.data(row.network, row.batch)).to(kind)
+    module = networks.torch_module(row.network, copies).to(device, kind)
+    x = torch.from_numpy(networks.data(row.network, row.batch)).to(device, kind)
     return globals()[f"_{library}_{row.work}"](module, x, row)
 
 
 def _stack(parts: list[Any]) -> np.ndarray:
-    return torch.stack([p.detach() for p in parts], dim=-1).numpy()
+    return torch.stack([p.detach() for p in parts], dim=-1).cpu().numpy()
 
 
 def _references(row: Row, n: int, like: Any) -> Any:
@@ -42,7 +49,7 @@ def _references(row: Row, n: int, like: Any) -> Any:
 def _torch_forward(model, x, row):
     def work():
         with torch.inference_mode():
-            return model(x).numpy()
+            return model(x).cpu().numpy()
 
     return work
 

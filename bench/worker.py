@@ -1,5 +1,8 @@
 """A process with one library: takes orders as lines of JSON, answers in the same way.
 
+Started as `python -m bench.worker LIBRARY THREADS DEVICE`, or with "usable" in the place of a
+library to learn whether the device can be used.
+
 Orders: {"prepare": row, "model": file, "dtype": "float", "answer": file}, which warms up and stores
 the answer, and {"time": true}.
 """
@@ -58,13 +61,55 @@ def _stand_in_for_torchvision() -> None:
         sys.modules["torchvision.models.resnet"] = resnet
 
 
+def gpu(library: str) -> str:
+    """Return what computes on the GPU."""
+    if library == "onnxplain":
+        import cupy
+
+        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        cuda = cupy.cuda.runtime.runtimeGetVersion()
+        return f"{name}, CuPy {cupy.__version__}, CUDA {cuda // 1000}.{cuda % 1000 // 10}, no TF32"
+    from .peers import torch
+
+    cudnn = torch.backends.cudnn.version()
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, cuDNN {cudnn}, no TF32"
+
+
+def peak(library: str, device: str) -> int:
+    """Return the most bytes that were taken of the memory in which the device computes."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if library == "onnxplain":
+        import cupy
+
+        return cupy.get_default_memory_pool().total_bytes()
+    from .peers import torch
+
+    return torch.cuda.max_memory_reserved()
+
+
+def check_usable(device: str) -> None:
+    """Stop with a message if onnxplain or torch cannot use the device."""
+    from onnxplain.device import choose
+    from onnxplain.errors import OnnxplainError
+
+    try:
+        choose(device)
+    except OnnxplainError as error:
+        sys.exit(str(error))
+    from .peers import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        sys.exit(f"torch {torch.__version__} cannot use the GPU; install a build with CUDA")
+
+
 def version(library: str) -> str:
     from importlib.metadata import version
 
     return version(library)
 
 
-def main(library: str, threads: int) -> None:
+def main(library: str, threads: int, device: str) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # nothing that a library prints gets between the answers
 
@@ -73,11 +118,13 @@ def main(library: str, threads: int) -> None:
 
     module = library_module(library, threads)
     work = None
-    say(library=library, version=version(library), blas=blas())
+    about = blas() if device == "cpu" else gpu(library)
+    say(library=library, version=version(library), blas=about)
     for line in sys.stdin:
         order = json.loads(line)
         if "prepare" in order:
-            work = module.prepare(Row(**order["prepare"]), library, order["model"], order["dtype"])
+            row, model = Row(**order["prepare"]), order["model"]
+            work = module.prepare(row, library, model, order["dtype"], device)
             start = time.perf_counter()
             np.save(order["answer"], work())
             say(first=time.perf_counter() - start)
@@ -85,9 +132,11 @@ def main(library: str, threads: int) -> None:
             start, cpu = time.perf_counter(), time.process_time()
             work()
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            say(wall=wall, cpu=cpu, peak=peak)
+            say(wall=wall, cpu=cpu, peak=peak(library, device))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "usable":
+        check_usable(sys.argv[3])
+    else:
+        main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -5,17 +5,20 @@ tests run on a few cases with a stand-in for CuPy, so that they are known to wor
 """
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 
 import onnxplain as ox
 from networks import layered
+from onnxplain import device
 from onnxplain.arrays import is_device, to_host
+from onnxplain.demo import MODEL, digits
 from onnxplain.errors import OnnxplainError
 
 from .kernel_cases import CASES
-from .stand_in import RawKernel, install
+from .stand_in import install
 from .test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
 from .test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
 from .test_namespace import Passes, flat
@@ -33,26 +36,34 @@ def why_no_gpu():
     return None if cupy.cuda.is_available() else "CuPy finds no usable NVIDIA GPU"
 
 
-@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
+WHY_NO_GPU = why_no_gpu()
+
+
+@pytest.fixture
 def cupy(request, monkeypatch):
     """Return CuPy, or what stands in for it."""
-    if request.param == "stand-in":
+    if getattr(request, "param", "gpu") == "stand-in":
         return install(monkeypatch)
-    if reason := why_no_gpu():
-        pytest.skip(reason)
+    if WHY_NO_GPU:
+        pytest.skip(WHY_NO_GPU)
     import cupy
 
     return cupy
 
 
-def stands_in(cupy):
-    return cupy.RawKernel is RawKernel
+def cases(everything, small):
+    """Return all cases for a GPU, where there is none the first; small ones for the stand-in."""
+    everything = list(everything)
+    for_gpu = everything[:1] if WHY_NO_GPU else everything
+    return [
+        *(pytest.param("gpu", *case, marks=pytest.mark.gpu) for case in for_gpu),
+        *(pytest.param("stand-in", *case) for case in everything if small(*case)),
+    ]
 
 
-def only(cupy, small):
-    """Skip a case that is too large for the stand-in."""
-    if stands_in(cupy) and not small:
-        pytest.skip("too slow without a GPU")
+def on_gpu(names, everything, small=lambda *case: False):
+    values = cases(everything, small)
+    return pytest.mark.parametrize(f"cupy, {names}", values, indirect=["cupy"])
 
 
 def agree(found, expected, dtype):
@@ -66,15 +77,10 @@ def agree(found, expected, dtype):
 # -- kernels --------------------------------------------------------------------------------------
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_pass_of_every_kernel(case):
-    if reason := why_no_gpu():
-        pytest.skip(reason)
-    import cupy
-
-    host, device = Passes(case, np.asarray), Passes(case, cupy.asarray)
-    for (name, expected), (_, found) in zip(host.all(), device.all(), strict=True):
+@on_gpu("case", [(case,) for case in CASES])
+def test_every_pass_of_every_kernel(cupy, case):
+    host, on_device = Passes(case, np.asarray), Passes(case, cupy.asarray)
+    for (name, expected), (_, found) in zip(host.all(), on_device.all(), strict=True):
         for a, b in zip(flat(expected), flat(found), strict=True):
             if a is None:
                 assert b is None
@@ -91,9 +97,12 @@ def golden(shared):
     return json.loads((shared / "golden" / "innsight.json").read_text())
 
 
-@pytest.mark.parametrize("net, key", [pair for pair in SUITE_KEYS if pair not in NOISE])
+@on_gpu(
+    "net, key",
+    [pair for pair in SUITE_KEYS if pair not in NOISE],
+    lambda net, key: key.endswith("_ila"),
+)
 def test_numbers_of_innsight(cupy, golden, net, key):
-    only(cupy, key.endswith("_ila"))
     suite, (name, last) = golden[net]["suite"], key.rsplit("_", 1)
     method, options = SUITE_METHODS[name]
     x = np.array(suite["x"])
@@ -133,20 +142,20 @@ def picked(model, name):
     return shrink(folder, SHRUNK[name]) if name in SHRUNK else load(folder)
 
 
-@pytest.mark.parametrize("name", [*RUN, *QUANTISED])
+@on_gpu("name", [(name,) for name in (*RUN, *QUANTISED)], lambda name: name in SMALL)
 def test_predictions(cupy, shared, name):
-    only(cupy, name in SMALL)
     model = picked(shared, name)
     x = rows(model, BATCH)
     for found, expected in zip(model.c(x, device="cuda"), model.c(x), strict=True):
         agree(found, expected, "float")
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", RUN)
+@on_gpu(
+    "name, method, dtype",
+    product(RUN, METHODS, TOLERANCE),
+    lambda name, method, dtype: name in SMALL and dtype == "double",
+)
 def test_explanations(cupy, shared, name, method, dtype):
-    only(cupy, name in SMALL and dtype == "double")
     model = picked(shared, name)
     x = rows(model, BATCH)
     options = {"dtype": dtype, "output_idx": [0], "verbose": False}
@@ -168,29 +177,18 @@ def test_explanations(cupy, shared, name, method, dtype):
 
 
 @pytest.mark.gpu
-def test_nothing_of_the_users_gpu_changes():
-    if reason := why_no_gpu():
-        pytest.skip(reason)
-    import cupy
-
+def test_nothing_of_the_users_gpu_changes(cupy):
     before = cupy.cuda.Device().id
     last = cupy.cuda.runtime.getDeviceCount() - 1
-    converter = ox.convert(ox.demo.MODEL)
-    method = ox.Gradient(converter, ox.demo.digits()[0][:4], device=f"cuda:{last}")
+    method = ox.Gradient(ox.convert(MODEL), digits()[0][:4], device=f"cuda:{last}")
     assert cupy.cuda.Device().id == before
     assert isinstance(method.get_result("cupy"), cupy.ndarray)
 
 
 @pytest.mark.gpu
-def test_a_full_gpu_halves_the_chunk_and_goes_on(monkeypatch):
-    if reason := why_no_gpu():
-        pytest.skip(reason)
-    import cupy
-
-    from onnxplain import device
-
-    images = np.repeat(ox.demo.digits()[0][:50], 200, axis=0)
-    converter = ox.convert(ox.demo.MODEL)
+def test_a_full_gpu_halves_the_chunk_and_goes_on(cupy, monkeypatch):
+    images = np.repeat(digits()[0][:50], 200, axis=0)
+    converter = ox.convert(MODEL)
     expected = ox.LRP(converter, images, rule_name="epsilon", dtype="double")
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
@@ -205,12 +203,8 @@ def test_a_full_gpu_halves_the_chunk_and_goes_on(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_products_are_true_float32():
+def test_products_are_true_float32(cupy):
     """TF32 keeps 10 bits: its products would differ in the fourth digit."""
-    if reason := why_no_gpu():
-        pytest.skip(reason)
-    import cupy
-
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(512, 512)).astype(np.float32) for _ in range(2))
     exact = a.astype(float) @ b.astype(float)

@@ -264,7 +264,8 @@ def test_opened_with_model_and_data_all_can_be_asked_for(opened, tmp_path):
     for rest, words in (((None, IMAGES), "give converter"), ((DIGITS, IMAGES[:9]), "has 9 rows")):
         with pytest.raises((ArgumentError, DataError), match=words):
             ox.open_result(path, *rest)
-    assert ox.open_result(path)[:2].data is None
+    with pytest.raises(ArgumentError, match="came without their data"):
+        ox.open_result(path, DIGITS)[:2].ledger()
 
 
 @pytest.mark.parametrize("rows", [23, [-24], [0.5], "a", [[1]], slice(5, 5), [True]])

@@ -763,6 +763,14 @@ class Method:
     def _device_rows(self, arrays: Sequence[Array], rows: slice) -> list[Array]:
         return [self._engine.xp.asarray(x[rows]) for x in arrays]
 
+    def _need_data(self) -> None:
+        """Raise where rows of a large result came without what was explained."""
+        if self.data is None:
+            raise ArgumentError(
+                "these rows came without their data, which have to run again: give them, "
+                "onnxplain.open_result(path, converter, data)"
+            )
+
     # -- what users call --------------------------------------------------------------------------
 
     @property

@@ -176,6 +176,7 @@ class DeepLift(MultiplierMethod):
         """
         from ..coverage import ledger_table
 
+        self._need_data()
         engine, books = self._engine, []
 
         def book(rows: slice, run: Run, reference: Run) -> None:

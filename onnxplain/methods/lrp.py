@@ -228,6 +228,7 @@ class LRP(Method):
         """
         from ..coverage import ledger_table
 
+        self._need_data()
         engine, books = self._engine, []
         use(engine.places[0])
         for rows in engine.blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
