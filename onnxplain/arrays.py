@@ -174,6 +174,8 @@ _DERIVED: dict[tuple[int, str], tuple[weakref.ref, Any]] = {}
 
 def derived(w: Array, name: str, make: Callable[[Array], Any]) -> Any:
     """Return make(w), kept under `name` for as long as the array `w` itself lives."""
+    if isinstance(w, np.generic):  # NumPy gives numbers for arrays without axes
+        return make(w)
     key = (id(w), name)
     found = _DERIVED.get(key)
     if found is not None and found[0]() is w:

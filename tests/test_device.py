@@ -1,6 +1,7 @@
 """Whole methods on GPUs, with a stand-in for CuPy: choosing devices, memory, several GPUs."""
 
 import builtins
+import pickle
 
 import numpy as np
 import pytest
@@ -61,7 +62,11 @@ METHODS = {
     "DeepSHAP": lambda c, x, r, **o: ox.DeepSHAP(c, x, data_ref=r, **o),
     "ConnectionWeights": lambda c, x, r, **o: ox.ConnectionWeights(c, x, times_input=True, **o),
     "GuidedBackprop": lambda c, x, r, **o: ox.GuidedBackprop(c, x, **o),
+    "LIME": lambda c, x, r, **o: ox.LIME(c, x, data_ref=r, n_permutations=60, seed=1, **o),
+    "SHAP": lambda c, x, r, **o: ox.SHAP(c, x, r, n_permutations=2, seed=1, **o),
 }
+# Those whose chunks of rows are shared between GPUs, and halved.
+IN_CHUNKS = [name for name in METHODS if name not in ("ConnectionWeights", "LIME", "SHAP")]
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def test_the_second_gpu_can_be_chosen(gpus, name):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "ConnectionWeights"])
+@pytest.mark.parametrize("name", IN_CHUNKS)
 def test_two_gpus_share_the_rows(gpus, name, model):
     expected = explained(name, model)
     gpus(2)
@@ -136,6 +141,15 @@ def test_ledgers_are_the_same(gpus, name):
     numbers = expected.select_dtypes("number").columns.drop("gap")
     np.testing.assert_allclose(found[numbers], expected[numbers], rtol=1e-9, atol=1e-12)
     assert Device().id == 0
+
+
+def test_files_and_copies_know_their_gpus(gpus, tmp_path):
+    gpus(2)
+    method = explained("LRP", "cnn", device=["cuda:0", "cuda:1"])
+    method.save(tmp_path / "result.npz")
+    same(ox.load(tmp_path / "result.npz"), method)
+    copied = pickle.loads(pickle.dumps(method))
+    assert copied.ledger().equals(method.ledger())
 
 
 def test_an_inner_layer_is_explained_on_a_gpu(gpus):
@@ -224,7 +238,7 @@ def test_chunks_are_sized_by_the_free_memory(gpus):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "ConnectionWeights"])
+@pytest.mark.parametrize("name", IN_CHUNKS)
 def test_a_full_memory_halves_the_chunk(gpus, monkeypatch, name, count):
     expected = explained(name, "cnn", rows=40)
     monkeypatch.setattr(device, "MEMORY_SHARE", 100)  # a forecast that is much too low

@@ -1,6 +1,7 @@
 """On a GPU everything gives what it gives on the processor: pytest -m gpu
 
-float64 agrees to 1e-10 of the largest number, float32 to 1e-5. Where there is no GPU, the same
+float64 agrees to 1e-10 of the largest number, float32 to 1e-5 (or, where a method magnifies
+rounding, as well as on the processor). Where there is no GPU, the same
 tests run on a few cases with a stand-in for CuPy, so that they are known to work.
 """
 
@@ -66,12 +67,23 @@ def on_gpu(names, everything, small=lambda *case: False):
     return pytest.mark.parametrize(f"cupy, {names}", values, indirect=["cupy"])
 
 
-def agree(found, expected, dtype):
-    """Compare arrays; in float32 a ReLU whose input is nearly 0 may flip, which moves a few."""
+def distance(found, expected):
+    """Return the error relative to the largest number.
+
+    In float32 it is that of all but one in a hundred: a ReLU whose input is nearly 0 may flip.
+    """
     assert isinstance(found, np.ndarray)
-    error = abs(found.astype(float) - expected.astype(float)) / scale(expected)
-    most = np.quantile(error, 0.99) if dtype == "float" else error.max(initial=0)
-    assert most <= TOLERANCE[dtype], f"differs by {error.max():.1e} of the largest number"
+    error = abs(found.astype(float) - expected) / scale(expected)
+    return np.quantile(error, 0.99) if found.dtype == np.float32 else error.max(initial=0)
+
+
+def pairs(found, expected):
+    """Run through the arrays of two results that both have or lack."""
+    for ours, theirs in zip(found.result, expected.result, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a is None) == (b is None)
+            if b is not None:
+                yield a, b
 
 
 # -- kernels --------------------------------------------------------------------------------------
@@ -147,7 +159,7 @@ def test_predictions(cupy, shared, name):
     model = picked(shared, name)
     x = rows(model, BATCH)
     for found, expected in zip(model.c(x, device="cuda"), model.c(x), strict=True):
-        agree(found, expected, "float")
+        assert distance(found, expected) <= TOLERANCE["float"]
 
 
 @on_gpu(
@@ -166,11 +178,14 @@ def test_explanations(cupy, shared, name, method, dtype):
             METHODS[method](model.c, x, device="cuda", **options)
         return
     found = METHODS[method](model.c, x, device="cuda", **options)
-    for ours, theirs in zip(found.result, expected.result, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            assert (a is None) == (b is None)
-            if b is not None:
-                agree(a, b, dtype)
+    if dtype == "double":
+        assert all(distance(a, b) <= TOLERANCE[dtype] for a, b in pairs(found, expected))
+        return
+    # Where a method magnifies rounding, no more is lost than on the processor.
+    exact = METHODS[method](model.c, x, **options | {"dtype": "double"})
+    lost = [distance(a, b) for a, b in pairs(expected, exact)]
+    for (a, b), error in zip(pairs(found, exact), lost, strict=True):
+        assert distance(a, b) <= max(TOLERANCE[dtype], 3 * error)
 
 
 # -- what only a GPU can show ---------------------------------------------------------------------
@@ -199,7 +214,7 @@ def test_a_full_gpu_halves_the_chunk_and_goes_on(cupy, monkeypatch):
     finally:
         pool.set_limit(size=0)
     assert found._engine._memory.halvings > 0
-    agree(found.result[0][0], expected.result[0][0], "double")
+    assert distance(found.result[0][0], expected.result[0][0]) <= TOLERANCE["double"]
 
 
 @pytest.mark.gpu

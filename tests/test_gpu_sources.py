@@ -28,7 +28,9 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compil
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_the_source_compiles_without_a_warning(architecture, dtype, wide):
-    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy: onnxplain[gpu]")
+    nvrtc = pytest.importorskip(
+        "cupy_backends.cuda.libs.nvrtc", reason="needs CuPy: onnxplain[gpu]"
+    )
     try:
         program = nvrtc.createProgram(gpu_kernels.SOURCE, "kernels.cu", (), ())
     except RuntimeError as error:
