@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ArgumentError, counted, shown
-from .methods.base import Method, check_count
+from .methods.base import Method
+from .methods.checks import check_count
 from .results import channels_first_array, data_labels, output_labels, predictions, selected_outputs
 
 if TYPE_CHECKING:

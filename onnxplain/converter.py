@@ -312,7 +312,8 @@ class Converter:
         (2, 10)
         """
         from .device import device_for, session
-        from .methods.base import Engine, check_flags
+        from .methods.checks import check_flags
+        from .methods.engine import Engine
 
         check_flags(channels_first=channels_first)
         dtype = float_type(self.dtype)

@@ -33,7 +33,8 @@ from .large import (
     in_memory,
     row_arrays,
 )
-from .methods.base import Method, check_count
+from .methods.base import Method
+from .methods.checks import check_count
 from .walk import chunks
 
 FORMAT, VERSION = "onnxplain streamed result", 1

@@ -33,7 +33,7 @@ from onnxplain.errors import (
     UnknownArgumentError,
     UnsupportedOpError,
 )
-from onnxplain.methods.base import Engine
+from onnxplain.methods.engine import Engine
 
 LONGEST_MESSAGE = 350
 SECONDS = 10

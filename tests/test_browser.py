@@ -6,10 +6,10 @@ from shutil import which
 
 import numpy as np
 import pytest
-from fake_results import fake_method
 from onnx import helper
 
 import onnxplain as ox
+from fake_results import fake_method
 from networks import graph
 from onnxplain.demo import MODEL, digits
 from onnxplain.plots import plot_global, sections

@@ -113,7 +113,9 @@ def test_inspect_says_once_what_holds_for_many_nodes_and_methods():
         "inexact (grad, smoothgrad, intgrad, expgrad, gradcam, gradcam++, guided, deconvnet)",
         "inexact (deeplift, deepshap)",
     ]
-    assert all(re.search(r"\d QuantizeLinear nodes: rounding passes straight", line) for line in said)
+    assert all(
+        re.search(r"\d QuantizeLinear nodes: rounding passes straight", line) for line in said
+    )
 
 
 def test_inspect_with_a_method_lists_every_node(model):

@@ -11,8 +11,7 @@ import onnxplain as ox
 from networks import dense, graph, layered
 from onnxplain import device
 from onnxplain.errors import DeviceError, MissingPackageError
-
-from .stand_in import GPUS, Device, install, ndarray
+from stand_in import GPUS, Device, install, ndarray
 
 RNG = np.random.default_rng(7)
 

@@ -5,13 +5,12 @@ import pytest
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.errors import ModelError
 from onnxplain.graph.graph import build
 from onnxplain.graph.load import read_model
 from onnxplain.kernels.einsum import terms_of
 from onnxplain.walk import forward
-
-from .networks import graph
 
 rng = np.random.default_rng(0)
 A, B, C = rng.normal(size=(3, 4)), rng.normal(size=(4, 5)), rng.normal(size=(5, 2))

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from fake_results import fake_method
 from images.make import FIGURES, FOLDER, picture
 from matplotlib import cbook, colormaps, rc_context, rcParams
 from matplotlib._pylab_helpers import Gcf
@@ -19,6 +18,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 import onnxplain as ox
+from fake_results import fake_method
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import ArgumentError, MissingPackageError, OnnxplainError, SelectionError
 from onnxplain.plots import beeswarm, boxplot, compare, plot, plot_global, waterfall

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from oracles import QUESTIONS
 
 FOLDER = Path(__file__).parent / "frozen"

@@ -10,19 +10,18 @@ from itertools import product
 
 import numpy as np
 import pytest
+from test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
+from test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
+from test_namespace import Passes, flat
 
 import onnxplain as ox
+from kernel_cases import CASES
 from networks import layered
 from onnxplain import device
 from onnxplain.arrays import is_device, to_host
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import OnnxplainError
-
-from .kernel_cases import CASES
-from .stand_in import install
-from .test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
-from .test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
-from .test_namespace import Passes, flat
+from stand_in import install
 
 TOLERANCE = {"float": 1e-5, "double": 1e-10}
 BATCH = 3

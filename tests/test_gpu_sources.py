@@ -13,8 +13,7 @@ from onnxplain import gpu_kernels
 from onnxplain.kernels import schema_defaults
 from onnxplain.kernels.convolution import Windows, convolve, convolve_back
 from onnxplain.kernels.pooling import AveragePool, MaxPool
-
-from .stand_in import COMPILER, RawKernel, install, ndarray
+from stand_in import COMPILER, RawKernel, install, ndarray
 
 KERNELS = re.findall(r"__global__\s+void\s+(\w+)", gpu_kernels.SOURCE)
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler, such as g++")
@@ -50,7 +49,7 @@ def test_the_source_compiles_without_a_warning(architecture, dtype, wide):
 def test_names_of_the_array_library_exist_in_cupy():
     from operator import attrgetter
 
-    from .test_namespace import USED
+    from test_namespace import USED
 
     for module, names in USED.items():
         library = pytest.importorskip(module, reason="needs CuPy: onnxplain[gpu]")

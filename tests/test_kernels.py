@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
+from kernel_cases import CASES, IMAGE, NEWEST, SIGNAL, spread
 from onnxplain.errors import UnsupportedOpError
 from onnxplain.kernels import find, schema_defaults
 from onnxplain.kernels.activations import Relu
 from onnxplain.kernels.base import _REGISTRY, Note, Record
 from onnxplain.rules import DeepLiftSetting, LrpSetting
 from onnxplain.testing import check_kernel
-
-from .kernel_cases import CASES, IMAGE, NEWEST, SIGNAL, spread
 
 SELECTORS = [case for case in CASES if case.kernel_class.family == "selector"]
 

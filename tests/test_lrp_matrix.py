@@ -7,6 +7,7 @@ here a second time: c_ji = w_ji x_i is what input i contributes to output j.
 import numpy as np
 import pytest
 
+from kernel_cases import CASES, NEWEST
 from onnxplain.arrays import is_float
 from onnxplain.errors import RuleError
 from onnxplain.kernels import schema_defaults
@@ -23,8 +24,6 @@ from onnxplain.rules import (
     ZBox,
     ZPlus,
 )
-
-from .kernel_cases import CASES, NEWEST
 
 LINEAR = [case for case in CASES if case.kernel_class.family == "linear"]
 TINY = 1e-15  # the stabiliser in float64

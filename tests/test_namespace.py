@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from kernel_cases import CASES, NEWEST
 from onnxplain.arrays import is_device, is_float, namespace
 from onnxplain.errors import UnsupportedOpError
 from onnxplain.kernels import find, schema_defaults
@@ -28,9 +29,7 @@ from onnxplain.rules import (
     WSquare,
     ZBox,
 )
-
-from .kernel_cases import CASES, NEWEST
-from .stand_in import install, ndarray
+from stand_in import install, ndarray
 
 # Functions and types of CuPy that kernels use. Look a name up in CuPy's reference before adding it.
 # fmt: off

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import rdata_writer as r
 
 import onnxplain as ox
+import rdata_writer as r
 from onnxplain.errors import ArgumentError, ModelError, SelectionError
 from onnxplain_converters import neuralnet, r_function, rds
 from onnxplain_converters.network import Network

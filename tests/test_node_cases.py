@@ -15,8 +15,7 @@ from onnxplain.graph.expand import body_of
 from onnxplain.graph.graph import Node, build
 from onnxplain.graph.load import OLDEST_OPSET, attributes_of, read_model
 from onnxplain.walk import forward
-
-from .tiers import OTHERS, TIER_OF, TIERS, is_expanded, tier_of
+from tiers import OTHERS, TIER_OF, TIERS, is_expanded, tier_of
 
 GAPS_FILE = Path(__file__).with_name("node_gaps.txt")
 

@@ -1,6 +1,7 @@
 """captum gives the same numbers where it is right."""
 
 import pytest
+
 from oracles import of
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from onnx import helper
-from oracles import NETWORKS, OUTPUTS, data, import_zennit, to_onnx, to_torch
 
 import onnxplain as ox
 from onnxplain.presets import EpsilonGammaBox
+from oracles import NETWORKS, OUTPUTS, data, import_zennit, to_onnx, to_torch
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from oracles import NETWORKS, data, of, to_torch
 
 import onnxplain as ox
+from oracles import NETWORKS, data, of, to_torch
 
 pytestmark = pytest.mark.oracle
 

@@ -1,6 +1,7 @@
 """zennit gives the same relevances."""
 
 import pytest
+
 from oracles import import_zennit, of
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from fake_results import fake_method
 
+from fake_results import fake_method
 from onnxplain.errors import ArgumentError, MissingPackageError, SelectionError
 from onnxplain.plots import beeswarm, boxplot, compare, plot, plot_global, waterfall
 from onnxplain.plots.common import PERCENTILES, box_statistics

@@ -4,11 +4,11 @@ import builtins
 
 import numpy as np
 import pytest
-from fake_results import fake_method
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure as MplFigure
 
+from fake_results import fake_method
 from onnxplain import plots, results
 from onnxplain.errors import ArgumentError, OnnxplainError, SelectionError
 from onnxplain.plots import boxplot, plot, plot_global

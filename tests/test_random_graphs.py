@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import BLOCKS, as_float32, draw_rows, graphs
 
 import onnxplain as ox
 from onnxplain.graph.graph import build
 from onnxplain.graph.load import read_model
 from onnxplain.walk import Ledger, backward, forward, relevance_step
+from random_graphs import BLOCKS, as_float32, draw_rows, graphs
 
 LRP_RULES = ("simple", "epsilon", "alpha_beta", "gamma", "z_plus", "w_square", "flat")
 SEEDS = st.integers(0, 2**16)

@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-import rdata_writer as r
 
+import rdata_writer as r
 from onnxplain.errors import ModelError, ModelFileError, SelectionError
 from onnxplain_converters import neuralnet, rds
 from onnxplain_converters.rds import Pair, RObject, Symbol

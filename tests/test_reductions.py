@@ -5,6 +5,7 @@ import pytest
 from onnx import helper
 
 import onnxplain as ox
+from networks import graph
 from onnxplain.errors import ModelError
 from onnxplain.graph.graph import build
 from onnxplain.graph.load import read_model
@@ -12,8 +13,6 @@ from onnxplain.kernels import find, schema_defaults
 from onnxplain.kernels.base import Record
 from onnxplain.rules import DeepLiftSetting
 from onnxplain.walk import forward
-
-from .networks import graph
 
 rng = np.random.default_rng(0)
 X = rng.uniform(0.5, 2, (3, 4, 5)) * rng.choice([-1, 1], (3, 4, 1))

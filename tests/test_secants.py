@@ -5,9 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from kernel_cases import NEWEST
 from onnxplain.kernels import find, schema_defaults
-
-from .kernel_cases import NEWEST
 
 mpmath = pytest.importorskip("mpmath")
 mp = mpmath.mp

@@ -23,7 +23,9 @@ from ..errors import ArgumentError, DataError, ModelError, ShapeError, listed, s
 from ..graph.load import ValueSpec
 from ..threads import each
 from ..walk import Values, chunks
-from .base import Method, _checked_batch_size, check_flags
+from .base import Method
+from .checks import check_flags
+from .engine import checked_batch_size
 from .gradients import _required
 
 Shape = tuple[int, ...]
@@ -136,7 +138,7 @@ class _FunctionEngine:
     def __init__(self, function: Function, dtype: np.dtype, batch_size: int | None) -> None:
         self.function, self.dtype = function, dtype
         self.dims = function.input_dim
-        self.batch_size = _checked_batch_size(batch_size)
+        self.batch_size = checked_batch_size(batch_size)
 
     def lift(self, arrays: Sequence[Array]) -> list[Array]:
         return list(arrays)

@@ -6,10 +6,10 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .. import selection
 from ..arrays import Array, lead, namespace, to_host
 from ..conventions import checked_like
 from ..data import float_type, is_dask, prepare
-from ..device import HOST, Memory, PerPlace, choose, current, device_for, in_session, spread, use
+from ..device import device_for, in_session
 from ..errors import (
     ArgumentError,
     SelectionError,
@@ -27,258 +27,15 @@ from ..errors import (
     listed,
     shown,
 )
-from ..graph.bodies import has_body
-from ..graph.cut import downstream, find_tensor, head, tail
+from ..graph.cut import downstream, find_tensor
 from ..graph.graph import Graph
 from ..selection import Nodes, Sums, Top
-from ..threads import each, pool
-from ..walk import Step, Values, backward, chunks, forward
+from ..walk import Step, Values, chunks
+from .checks import check_count, check_flags
+from .engine import Engine
 
 if TYPE_CHECKING:
     from ..converter import Converter
-
-# Bytes of tensors and signals that one chunk may hold: a few times the cache of a processor.
-CHUNK_BYTES = 8 * 2**20
-# Steps of a loop handle a small part of them at a time, and cost the same for one row or many.
-STEPS_CHUNK_BYTES = 128 * 2**20
-# With fewer chunks than so many, of more bytes than these, some cores would have nothing to do.
-_FEW_BLOCKS = 8
-_BLOCK_BYTES = 2**20
-# More explained outputs than fit into this are walked back in turns.
-SIGNAL_BYTES = 256 * 2**20
-MAX_COUNT = 1_000_000  # of draws, points, references: more is a slip of the pen
-
-
-class Run(NamedTuple):
-    """All tensors of one run, and the inputs it was made of."""
-
-    values: Values
-    inputs: Sequence[Array]
-
-
-class Engine:
-    """A graph on one or several devices in a type, run chunk by chunk.
-
-    Values are for the tensors `explained`: the inputs, or inner tensors. Where the graph is cut at
-    tensors, these are its first inputs, and `lift` computes them from the inputs of the model.
-    """
-
-    def __init__(
-        self,
-        converter: Converter,
-        dtype: np.dtype,
-        device: Any = "cpu",
-        batch_size: int | None = None,
-        before_activation: bool = False,
-        cut_at: Sequence[str] = (),
-        inner: Sequence[str] = (),
-    ) -> None:
-        self.places = choose(device)
-        use(self.places[0])
-        self.xp = self.places[0].xp
-        self.dtype, self.trial = dtype, converter.trial
-        self._graphs: dict[str, tuple[Graph | None, Graph]] = {}  # by place: before a cut, behind
-        for place in self.places:
-            where = None if place is HOST else place
-            with place:
-                graph, self.targets = converter.graph_for(dtype, where, before_activation)
-                behind = tail(graph, cut_at, dtype).cast(dtype, where) if cut_at else graph
-            self._graphs[place.name] = (head(graph, cut_at) if cut_at else None, behind)
-        self.outputs = converter.graph.outputs
-        self.batch_size = _checked_batch_size(batch_size)
-        self.input_names = [spec.name for spec in self.graph.inputs]
-        self.inner = tuple(inner)
-        self.explained = list(inner) or self.input_names
-        self.dims = [self.trial.shapes[name][1:] for name in self.explained]
-        # Other inputs (tokens, masks, what goes around a cut) are conditions of each instance.
-        self.moved = [name in self.graph.active for name in self.input_names]
-
-    @property
-    def graph(self) -> Graph:
-        """The graph with its weights where this thread computes."""
-        return self._graphs[current(self.places).name][1]
-
-    @property
-    def head(self) -> Graph | None:
-        """What comes before the tensors the graph is cut at."""
-        return self._graphs[current(self.places).name][0]
-
-    # -- sizes ------------------------------------------------------------------------------------
-
-    @property
-    def free_rows(self) -> bool:
-        """Whether one row of a run can stand beside all rows of another.
-
-        Axis 0 must be the batch everywhere, and no input may be a condition, which a reference
-        takes from each instance.
-        """
-        return all(self.moved) and self.graph.rows_first and self.graph.fixed_batch is None
-
-    def beside(self, refs: Sequence[Array], inputs: Sequence[Array]) -> list[Array]:
-        """Return one reference repeated for all rows; conditions are the rows' own."""
-        return [
-            r.repeat(len(x), 0) if moved else x
-            for r, x, moved in zip(refs, inputs, self.moved, strict=True)
-        ]
-
-    def chunk_rows(self, n_outputs: int = 0) -> int:
-        """Return how many rows to compute at a time."""
-        if self.graph.fixed_batch is not None:
-            return self.graph.fixed_batch
-        if self.batch_size is not None:
-            return max(1, self.batch_size >> self._halvings)
-        return max(1, int(self._chunk_bytes / max(self._bytes_of_row(n_outputs), 1)))
-
-    def _bytes_of_row(self, n_outputs: int) -> float:
-        """Return the bytes of the tensors of one row and of the signals of some outputs."""
-        row = self.trial.row_bytes + 12 * min(n_outputs, 64) * self.trial.widest
-        return self.dtype.itemsize / 4 * row
-
-    @property
-    def _chunk_bytes(self) -> int:
-        if self._memory is not None:
-            return self._memory.bytes
-        return STEPS_CHUNK_BYTES if self._has_bodies else CHUNK_BYTES
-
-    @cached_property
-    def _memory(self) -> Memory | None:
-        """The memory of the GPUs."""
-        return None if self.xp is np else Memory(self.places)
-
-    @property
-    def _halvings(self) -> int:
-        return 0 if self._memory is None else self._memory.halvings
-
-    def blocks(self, batch: int, size: int) -> list[slice]:
-        """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
-
-        However many threads there are, the chunks are the same, and so are the results.
-        """
-        if self._memory is not None:
-            return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
-        if self.graph.fixed_batch is None and self.batch_size is None and not self._has_bodies:
-            work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
-            count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
-            size = -(-batch // count)
-        return list(chunks(batch, size))
-
-    @cached_property
-    def _has_bodies(self) -> bool:
-        return any(map(has_body, self.graph.nodes))
-
-    @cached_property
-    def _convolves(self) -> bool:
-        return any(node.op.startswith("Conv") for node in self.graph.nodes)
-
-    def threads(self, n_blocks: int) -> AbstractContextManager[None]:
-        """Return where blocks, or parts of one convolution, are computed side by side.
-
-        The matrix products of a single block are left to the threads of BLAS.
-        """
-        if self.xp is not np:
-            return nullcontext()
-        return pool(split=n_blocks > 1 or self._convolves)
-
-    def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
-        """Cut the explained outputs so that their signals fit into memory."""
-        one = 3 * rows * self.trial.widest * self.dtype.itemsize
-        most = SIGNAL_BYTES if self._memory is None else self._memory.bytes
-        return list(chunks(n_outputs, max(1, int(most / max(one, 1)))))
-
-    # -- work -------------------------------------------------------------------------------------
-
-    def each(
-        self,
-        task: Callable[[slice], Any],
-        blocks: Sequence[slice],
-        stored: Callable[[slice], Callable[[], None]] = lambda rows: lambda: None,
-        done: Callable[[], Any] = lambda: None,
-    ) -> None:
-        """Do a task for chunks of rows, side by side on threads or GPUs.
-
-        What does not fit into the memory of a GPU is done again in smaller parts; `stored` takes
-        rows to a function that undoes what the task had left there.
-        """
-        memory = self._memory
-        if memory is None:
-            with self.threads(len(blocks)):
-                each(lambda rows: (task(rows), done()), blocks)
-            return
-        least = int(self._bytes_of_row(1)) * (self.graph.fixed_batch or 1)
-        level = memory.halvings
-        spread(
-            self.places,
-            lambda rows: (memory.do(task, rows, level, least, stored), done()),
-            blocks,
-        )
-
-    def per_place(self, make: Callable[[], Any]) -> PerPlace:
-        """Return a function that gives what `make` makes, made once on each GPU."""
-        return PerPlace(self.places, make)
-
-    # -- runs -------------------------------------------------------------------------------------
-
-    def forward(
-        self, arrays: Sequence[Array], keep: bool = True, graph: Graph | None = None
-    ) -> Values:
-        """Run the graph on some rows; a graph of a fixed batch gets copies to fill it."""
-        graph, rows = graph or self.graph, len(arrays[0])
-        fixed = graph.fixed_batch
-        if fixed is not None and rows != fixed:
-            index = np.arange(fixed) % rows
-            arrays = [x[index] for x in arrays]
-        names = [spec.name for spec in graph.inputs]
-        with np.errstate(all="ignore"):
-            return forward(graph, dict(zip(names, arrays, strict=True)), keep)
-
-    def lift(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return what the inputs of the cut graph are for inputs of the model."""
-        if self.head is None:
-            return list(arrays)
-        given = {spec.name: x for spec, x in zip(self.head.inputs, arrays, strict=True)}
-        found: list[list[np.ndarray]] = [[] for _ in self.head.outputs]
-        for rows in chunks(len(arrays[0]), self.chunk_rows()):
-            block = [self.xp.asarray(x[rows]) for x in arrays]
-            values = self.forward(block, keep=False, graph=self.head)
-            for parts, name in zip(found, self.head.outputs, strict=True):
-                parts.append(to_host(values[name][: len(block[0])]))
-        given.update(zip(self.head.outputs, map(np.concatenate, found), strict=True))
-        return [given[name] for name in self.input_names]
-
-    def backward(self, seeds: Mapping[str, Array], step: Step) -> Values:
-        """Walk back to the explained tensors."""
-        return backward(self.graph, seeds, step, self.inner)
-
-    def explained_values(self, run: Values, rows: int) -> list[Array]:
-        """Return the explained tensors of a run, without rows that fill up."""
-        return [run[name][:rows] for name in self.explained]
-
-    def predict(self, arrays: Sequence[Array]) -> list[np.ndarray]:
-        """Return the outputs of the model for all rows, on the host."""
-        found: list[dict[int, np.ndarray]] = [{} for _ in self.outputs]
-
-        def block(rows: slice) -> None:
-            inputs = [self.xp.asarray(x[rows]) for x in arrays]
-            values = self.forward(inputs, keep=False)
-            for parts, name in zip(found, self.outputs, strict=True):
-                parts[rows.start] = to_host(values[name][: len(inputs[0])])
-
-        self.each(block, self.blocks(len(arrays[0]), self.chunk_rows()))
-        return [np.concatenate([parts[start] for start in sorted(parts)]) for parts in found]
-
-    def run(self, inputs: Sequence[Array]) -> Run:
-        """Run the graph on some rows and keep everything for a walk back."""
-        return Run(self.forward(inputs), inputs)
-
-    def cut(self, run: Run, rows: slice) -> Run:
-        """Return some rows of a run, as views."""
-        tensors = self.trial.row_tensors | self.graph.active  # the trial knows no inserted ones
-        values = {k: v[rows] if k in tensors else v for k, v in run.values.items()}
-        return Run(values, [x[rows] for x in run.inputs])
-
-
-def _checked_batch_size(batch_size: Any) -> int | None:
-    return None if batch_size is None else check_count("batch_size", batch_size, most=None)
 
 
 class _Names:
@@ -960,22 +717,6 @@ def _show_progress(verbose: bool | None, steps: int) -> bool:
     if verbose is None:
         return steps > 50 and sys.stderr is not None and sys.stderr.isatty()
     return verbose
-
-
-def check_flags(**flags: Any) -> None:
-    """Raise unless every argument is True or False."""
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
-
-
-def check_count(name: str, value: Any, least: int = 1, most: int | None = MAX_COUNT) -> int:
-    """Return a whole number between two bounds."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        bounds = f">= {least}" if most is None else f"from {least} to {most:,}"
-        raise ArgumentError(f"{name} must be a whole number {bounds}, got {shown(value)}")
-    return int(value)
 
 
 def times(signals: Sequence[Array | None], factors: Sequence[Array]) -> list[Array | None]:

@@ -12,7 +12,8 @@ from ..data import float_type
 from ..errors import ArgumentError, shown
 from ..graph.graph import Graph, Node, make_kernel
 from ..walk import Values, backward, deconvnet_step, gradient_step, guided_step
-from .base import Method, check_flags, reached
+from .base import Method, reached
+from .checks import check_flags
 from .gradients import Gradient, _required
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from ..conventions import CONNECTION
 from ..errors import ArgumentError, SelectionError
 from ..selection import Top
 from ..walk import connection_step
-from .base import Method, check_flags, reached
+from .base import Method, reached
+from .checks import check_flags
 
 if TYPE_CHECKING:
     from ..converter import Converter

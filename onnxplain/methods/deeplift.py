@@ -17,7 +17,9 @@ from ..errors import RuleError, shown
 from ..kernels.base import Pair
 from ..rules import DEEPLIFT_RULES, DeepLiftRule, DeepLiftSetting
 from ..walk import Ledger, chunks, difference_parts, multiplier_step
-from .base import Method, Run, check_count, check_flags
+from .base import Method
+from .checks import check_count, check_flags
+from .engine import Run
 from .gradients import _required, describe_reference, one_reference, reference_rows
 
 if TYPE_CHECKING:

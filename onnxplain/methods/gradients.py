@@ -17,7 +17,9 @@ from ..conventions import EXPECTED, GRADIENT, INTEGRATED, SMOOTHGRAD
 from ..errors import ArgumentError, ShapeError, shown
 from ..kernels.linear import Gemm, MatMul
 from ..walk import Values, chunks, gradient_step
-from .base import Engine, Method, check_count, check_flags, explain_chunks, reached, times
+from .base import Method, explain_chunks, reached, times
+from .checks import check_count, check_flags
+from .engine import Engine
 
 if TYPE_CHECKING:
     from ..converter import Converter

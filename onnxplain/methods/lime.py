@@ -13,7 +13,7 @@ from ..errors import ArgumentError, DataError, ShapeError, shown
 from ..selection import Top
 from ..walk import chunks
 from .agnostic import VALUE_BYTES, AgnosticMethod, check_size
-from .base import check_count, check_flags
+from .checks import check_count, check_flags
 
 if TYPE_CHECKING:
     from ..converter import Converter

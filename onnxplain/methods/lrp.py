@@ -19,7 +19,8 @@ from ..kernels.families import Linear
 from ..presets import PRESETS, Composite, first_layers, kind_of
 from ..rules import LRP_RULES, Guard, LrpRule, LrpSetting, Pass
 from ..walk import Ledger, Values, relevance_step
-from .base import Method, check_flags, explain_chunks
+from .base import Method, explain_chunks
+from .checks import check_flags
 from .gradients import _required
 
 if TYPE_CHECKING:

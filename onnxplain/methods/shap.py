@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from .agnostic import AgnosticMethod, check_size
-from .base import check_count, check_flags
+from .checks import check_count, check_flags
 from .deeplift import drawn
 from .gradients import describe_reference
 

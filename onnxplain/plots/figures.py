@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, MissingPackageError
-from ..methods.base import check_flags
+from ..methods.checks import check_flags
 from .common import Sheet
 from .sheets import (
     TOP_FEATURES,

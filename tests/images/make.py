@@ -18,7 +18,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(FOLDER.parent))
 
 from fake_results import fake_method  # noqa: E402
-
 from onnxplain.plots import beeswarm, compare, plot, plot_global, waterfall  # noqa: E402
 
 
