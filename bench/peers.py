@@ -1,4 +1,4 @@
-"""The same works done by torch, captum and zennit, each in its best documented way.
+"""The same works done by torch, onnxruntime, captum and zennit, each in its best documented way.
 
 None of them explains several outputs at once, so they loop over them. Batches that would not fit
 into memory do not occur in the table.
@@ -22,10 +22,12 @@ warnings.filterwarnings("ignore")  # captum comments on hooks and gradients at e
 def prepare(
     row: Row, library: str, model: str, dtype: str, device: str
 ) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that does the work; the ONNX file is not needed.
+    """Return a function without arguments that does the work; only onnxruntime reads the file.
 
     On a GPU products are true float32, as ours are, and the data are there already.
     """
+    if library == "onnxruntime":
+        return _onnxruntime_forward(model, row)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     copies = library == "captum" and row.work in ("deeplift", "deepshap")
@@ -68,6 +70,18 @@ def _torch_gradient(model, x, row):
     return work
 
 
+def _onnxruntime_forward(model, row):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    x = networks.data(row.network, row.batch)
+    return lambda: session.run(None, {"x": x})[0]
+
+
+_PAIRS = 50_000
+
 # -- captum ---------------------------------------------------------------------------------------
 
 
@@ -104,7 +118,13 @@ def _captum_deepshap(model, x, row):
     from captum.attr import DeepLiftShap
 
     method, references = DeepLiftShap(model), _references(row, row.references, x)
-    return _captum_loop(lambda target: method.attribute(x, references, target=target), row)
+    # All pairs of rows and references make one batch: what would not fit is cut by rows.
+    parts = x.split(max(1, _PAIRS // row.references))
+
+    def attribute(target):
+        return torch.cat([method.attribute(part, references, target=target) for part in parts])
+
+    return _captum_loop(attribute, row)
 
 
 def _captum_lrp_epsilon(model, x, row):

@@ -42,7 +42,7 @@ class Row:
 def _works(network: str, batch: int, full_only: bool = False) -> list[Row]:
     """Return the works that every network gets."""
     return [
-        Row("forward", network, batch, ("torch",), full_only=full_only),
+        Row("forward", network, batch, ("torch", "onnxruntime"), full_only=full_only),
         Row("gradient", network, batch, ("torch", "captum"), full_only=full_only),
         Row("gradient", network, batch, ("torch", "captum"), outputs=10, full_only=full_only),
         Row("lrp_epsilon", network, batch, ("captum", "zennit"), outputs=10, full_only=full_only),
@@ -60,6 +60,14 @@ ROWS = [
     Row("deepshap", "cnn", 32, ("captum",), outputs=10, references=20),
     Row("gradient", "tabular", 100_000, ("torch", "captum")),
     *_works("vgg16", 1, full_only=True),
+    Row("gradient", "vgg16", 8, ("torch",), full_only=True),
+    Row("forward", "resnet50", 1, ("torch", "onnxruntime"), full_only=True),
+    Row("gradient", "resnet50", 1, ("torch", "captum"), full_only=True),
+    Row("gradient", "resnet50", 8, ("torch",), full_only=True),
+    Row("forward", "mobilenet", 1, ("torch", "onnxruntime"), full_only=True),
+    Row("gradient", "mobilenet", 1, ("torch", "captum"), full_only=True),
+    Row("deepshap", "tabular-shap", 10_000, ("captum",), 3, 100, full_only=True),
+    Row("deeplift", "tabular-shap", 100_000, ("captum",), 3, full_only=True),
 ]
 
 # Small enough for every change: is the benchmark alive, and do the answers agree?

@@ -8,12 +8,13 @@ import time
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from test_streaming import BOTH, CASES, DIGITS, IMAGES, PAIR, TABLE, A, B, X
 
 import onnxplain as ox
+from dask_tasks import count_models, slowly
 from networks import graph
 from onnxplain.errors import ArgumentError, DataError, ShapeError
 from onnxplain.lazy import Explainer
+from test_streaming import BOTH, CASES, DIGITS, IMAGES, PAIR, TABLE, A, B, X
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -205,24 +206,6 @@ def test_a_pickled_explainer_is_unpacked_where_it_is_used(monkeypatch):
 # -- a cluster ------------------------------------------------------------------------------------
 
 
-def count_models():
-    """Count on a worker how many models it receives."""
-    inner = ox.Converter.__setstate__
-
-    def counted(self, state):
-        ox.received = getattr(ox, "received", 0) + 1
-        inner(self, state)
-
-    ox.Converter.__setstate__ = counted
-
-
-def slowly(x, folder):
-    """Leave a mark for each block that was read."""
-    time.sleep(0.1)
-    (folder / str(time.monotonic_ns())).touch()
-    return x
-
-
 @pytest.mark.oracle
 def test_a_worker_that_dies_loses_nothing(tmp_path):
     distributed = pytest.importorskip("distributed")
@@ -239,7 +222,9 @@ def test_a_worker_that_dies_loses_nothing(tmp_path):
         victim = next(iter(client.run(os.getpid).values()))
         found = ox.SmoothGrad(TABLE, data, n=3)
         future = client.compute(found.get_result())
+        deadline = time.monotonic() + 40
         while len(list(tmp_path.iterdir())) < 8:
+            assert time.monotonic() < deadline, "the workers do not begin"
             time.sleep(0.02)
         assert not future.done()
         os.kill(victim, signal.SIGKILL)

@@ -10,9 +10,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
-from test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
-from test_namespace import Passes, flat
 
 import onnxplain as ox
 from kernel_cases import CASES
@@ -22,6 +19,9 @@ from onnxplain.arrays import is_device, to_host
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import OnnxplainError
 from stand_in import install
+from test_golden_innsight import NOISE, SUITE_KEYS, SUITE_METHODS, WITH_REFERENCE, assert_close
+from test_models import QUANTISED, RUN, SHRUNK, load, rows, scale, shrink
+from test_namespace import Passes, flat
 
 TOLERANCE = {"float": 1e-5, "double": 1e-10}
 BATCH = 3

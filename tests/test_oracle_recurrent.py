@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from test_recurrent import ALL, recurrent
 
 import onnxplain as ox
 from onnxplain.graph.graph import build
 from onnxplain.graph.load import read_model
 from onnxplain.walk import forward
+from test_recurrent import ALL, recurrent
 
 pytestmark = pytest.mark.oracle
 
