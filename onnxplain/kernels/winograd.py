@@ -93,12 +93,21 @@ def _correlate(x: Array, u: Array, pads: Pads) -> Array:
         some = x[i : i + images].swapaxes(0, 1)
         cells = _phases(some, (2 * row - top, -left), min(rows, high - row), wide, room)
         tiles = _tiles(cells, room)
-        products = xp.matmul(u, tiles, out=room("products", *u.shape[:2], tiles.shape[-1]))
+        products = _products(u, tiles, room("products", *u.shape[:2], tiles.shape[-1]))
         _put(products, y[i : i + images, :, 2 * row : 2 * (row + rows)], room)
 
     each(block, product(range(0, n, images), range(0, high, rows)))
     _silence(x, y, pads)
     return y
+
+
+def _products(u: Array, tiles: Array, out: Array) -> Array:
+    """Multiply the 16 matrices: side by side where the tiles are too few for several blocks."""
+    xp = namespace(u)
+    if is_device(u):
+        return xp.matmul(u, tiles, out=out)
+    each(lambda k: xp.matmul(u[k], tiles[k], out=out[k]), range(len(u)))
+    return out
 
 
 def _silence(x: Array, y: Array, pads: Pads) -> None:
