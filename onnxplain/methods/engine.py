@@ -135,11 +135,12 @@ class Engine:
     def blocks(self, batch: int, size: int) -> list[slice]:
         """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
 
-        However many threads there are, the chunks are the same, and so are the results.
+        However many threads there are, the chunks are the same, and so are the results. Networks
+        without convolutions are not cut further: their products are better left to BLAS.
         """
         if self._memory is not None:
             return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
-        if self.graph.fixed_batch is None and self.batch_size is None and not self._has_bodies:
+        if self.graph.fixed_batch is None and self.batch_size is None and self._convolves:
             work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
             count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
             size = -(-batch // count)
@@ -156,11 +157,11 @@ class Engine:
     def threads(self, n_blocks: int) -> AbstractContextManager[None]:
         """Return where blocks, or parts of one convolution, are computed side by side.
 
-        The matrix products of a single block are left to the threads of BLAS.
+        Few large matrix products are left to the threads of BLAS.
         """
         if self.xp is not np:
             return nullcontext()
-        return pool(split=n_blocks > 1 or self._convolves)
+        return pool(split=n_blocks >= _FEW_BLOCKS or self._convolves)
 
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
         """Cut the explained outputs so that their signals fit into memory."""
