@@ -2,7 +2,8 @@
 
 NumPy releases the interpreter while it computes, so threads suffice. While the pool works, the
 matrix products of BLAS use one thread each: two pools would fight for the same cores. What a task
-computes never depends on how many threads there are, so neither do results.
+computes never depends on how many threads there are. Only where the work is not split, BLAS uses
+all threads, and their number may show in the last digit.
 """
 
 from __future__ import annotations

@@ -136,6 +136,25 @@ def image_model():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def test_networks_without_convolutions_agree_to_rounding():
+    import networks
+
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(300, 400)) / 20, "v": rng.normal(size=(400, 3)) / 20}
+    nodes = [
+        networks.helper.make_node("MatMul", ["x", "w"], ["a"]),
+        networks.helper.make_node("Relu", ["a"], ["b"]),
+        networks.helper.make_node("MatMul", ["b", "v"], ["y"]),
+    ]
+    converter = ox.convert(networks.graph(nodes, {"x": (300,)}, weights))
+    found, x = [], rng.normal(size=(200, 300))
+    for n in (1, 2, 5):
+        ox.set_num_threads(n)
+        found.append(ox.Gradient(converter, x, dtype="double").get_result())
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("method", [ox.Gradient, ox.LRP, ox.DeepLift, ox.IntegratedGradient])
 @pytest.mark.parametrize("rows", [1, 40])
 def test_results_are_the_same_bit_for_bit_with_any_number_of_threads(method, rows):

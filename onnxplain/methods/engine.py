@@ -135,12 +135,12 @@ class Engine:
     def blocks(self, batch: int, size: int) -> list[slice]:
         """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
 
-        However many threads there are, the chunks are the same, and so are the results. Networks
-        without convolutions are not cut further: their products are better left to BLAS.
+        However many threads there are, the chunks are the same. Networks without convolutions are
+        not cut further: their products are better left to BLAS.
         """
         if self._memory is not None:
             return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
-        if self.graph.fixed_batch is None and self.batch_size is None and self._convolves:
+        if self.graph.fixed_batch is None and self.batch_size is None and self._splits:
             work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
             count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
             size = -(-batch // count)
@@ -150,6 +150,11 @@ class Engine:
     def _has_bodies(self) -> bool:
         return any(map(has_body, self.graph.nodes))
 
+    @property
+    def _splits(self) -> bool:
+        """Whether small chunks are as fast as large ones: steps of a loop are not."""
+        return self._convolves and not self._has_bodies
+
     @cached_property
     def _convolves(self) -> bool:
         return any(node.op.startswith("Conv") for node in self.graph.nodes)
@@ -157,7 +162,8 @@ class Engine:
     def threads(self, n_blocks: int) -> AbstractContextManager[None]:
         """Return where blocks, or parts of one convolution, are computed side by side.
 
-        Few large matrix products are left to the threads of BLAS.
+        Few large matrix products are left to the threads of BLAS, whose number may then show in
+        the last digit.
         """
         if self.xp is not np:
             return nullcontext()
