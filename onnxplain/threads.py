@@ -124,6 +124,10 @@ class _blas_threads:
 def _blas() -> Any:
     import threadpoolctl
 
+    from . import cpu_kernels
+
+    cpu_kernels.load()  # brings another BLAS, which has to be known
+
     return threadpoolctl.ThreadpoolController()
 
 
@@ -140,6 +144,21 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
     os.register_at_fork(after_in_child=_executor.cache_clear)
 
 
+def splits() -> bool:
+    """Tell whether `each` does its tasks side by side here, or would if there were more threads."""
+    return getattr(_here, "open", False)
+
+
+def _one_by_one(task: Callable[[T], Any], items: Iterable[T]) -> None:
+    """Do as threads would: within a task nothing is split once more."""
+    _here.open = False
+    try:
+        for item in items:
+            task(item)
+    finally:
+        _here.open = True
+
+
 def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
     """Do a task for every item: side by side inside `pool`, else one after the other.
 
@@ -147,9 +166,12 @@ def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
     """
     items = list(items)
     n = get_num_threads()
-    if n == 1 or len(items) < 2 or not getattr(_here, "open", False):
+    if len(items) < 2 or not splits():
         for item in items:
             task(item)
+        return
+    if n == 1:
+        _one_by_one(task, items)
         return
     futures = [_executor(n).submit(task, item) for item in items]
     try:

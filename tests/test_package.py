@@ -40,6 +40,15 @@ def test_import_does_not_bring_heavy_packages(loaded, package):
     assert package not in loaded
 
 
+def test_import_brings_nothing_but_numpy_and_onnx():
+    code = (
+        "import sys, numpy, onnx; before = set(sys.modules); import onnxplain; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    packages = set(python(code).split()) - sys.stdlib_module_names
+    assert packages <= {"onnxplain", "numpy", "onnx"}
+
+
 def test_help_does_not_load_the_heavy_packages():
     code = (
         "import sys; from onnxplain.cli import main; main(['--help'], standalone_mode=False); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .. import cpu_kernels
 from ..arrays import Array, divide, may_hold, namespace, negative, positive, special
 from .families import Elementwise, mean_between
 
@@ -75,10 +76,18 @@ class Relu(Piecewise, op="Relu"):
     activation = True
 
     def forward(self, x):
+        if cpu_kernels.serves(x, 1):
+            return cpu_kernels.rectify(x)
         return namespace(x).maximum(x, x.dtype.type(0))
 
     def slope(self, x, y):
         return (x > 0).astype(x.dtype)
+
+    def gradient(self, rec, g):
+        (x,) = rec.inputs
+        if cpu_kernels.serves(x, 1) and g[0].dtype == x.dtype and g[0].shape[1:] == x.shape:
+            return (cpu_kernels.rectify_back(g[0], x),)
+        return super().gradient(rec, g)
 
     def secant(self, x, y, x0, y0):
         """The quotient: y is x or 0, and close numbers subtract exactly."""

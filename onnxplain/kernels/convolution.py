@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from copy import copy
 from typing import NamedTuple
 
-from .. import gpu_kernels
 from ..arrays import (
     Array,
     Shape,
@@ -23,6 +22,7 @@ from ..arrays import (
     window_slices,
 )
 from ..errors import ModelError
+from ..fast import for_windows
 from ..threads import each
 from . import winograd
 from .families import Linear
@@ -112,8 +112,9 @@ def convolve(x: Array, w: Array, win: Windows, groups: int, fast: bool = True) -
     out = checked_shape(win.out(x.shape[2:]))
     if fast and winograd.pays(w, win, groups, out):
         return winograd.convolve(x, w, win.pads)
-    if gpu_kernels.serves(x, len(out)):
-        return gpu_kernels.convolve(x, w, win, groups, out)
+    quick = for_windows(x, len(out))
+    if quick:
+        return quick.convolve(x, w, win, groups, out)
     padded = pad_spatial(x, win.pads)
     if groups == c == o:
         return _depthwise(padded, w, win, out)
@@ -183,8 +184,9 @@ def convolve_back(
     o, out = g.shape[1], g.shape[2:]
     if fast and winograd.pays(w, win, groups, shape[2:]) and win.out(spatial) == out:
         return winograd.convolve_back(g, w, win.pads)
-    if gpu_kernels.serves(g, len(out)):
-        return gpu_kernels.convolve_back(g, shape, w, win, groups)
+    quick = for_windows(g, len(out))
+    if quick:
+        return quick.convolve_back(g, shape, w, win, groups)
     padded = [s + a + b for s, (a, b) in zip(spatial, win.pads, strict=True)]
     gx = xp.zeros((n, c, *padded), g.dtype)
     if groups == c == o:
@@ -205,6 +207,7 @@ class Conv(Linear, op="Conv"):
     """Convolution with constant weights (o, c / group, ...) and bias (o)."""
 
     fast = True  # where there is a way with fewer products
+    fresh = True
 
     def operand(self, inputs):
         x, w, b = (*inputs, None)[:3]

@@ -130,6 +130,7 @@ class Linear(Kernel):
     diagonal = False  # each output depends on the input in its own place only
     whole = False  # relevance is shared by the rule also where the bias is 0
     wide = False  # sums in float64, whatever the type of x
+    fresh = False  # `apply` returns memory of its own
 
     def operand(self, inputs: tuple[Array | None, ...]) -> tuple[Array, Any, Array | None]:
         """Return x, w and b; the weights of an operator without any are the number 1."""
@@ -173,7 +174,10 @@ class Linear(Kernel):
         z = self.apply(x, w)
         if b is None:
             return z
-        y = z + b
+        if self.fresh and z.dtype == b.dtype and b.size < z.size:
+            y = namespace(z).add(z, b, out=z)
+        else:
+            y = z + b
         if y.shape != z.shape and not self.diagonal:  # a sum may broadcast, a layer may not
             raise ModelError(f"a bias of shape {b.shape} does not fit an output of {z.shape}")
         return y

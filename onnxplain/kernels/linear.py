@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, Shape, host_ints, namespace, unbroadcast
+import numpy as np
+
+from ..arrays import Array, Shape, host_ints, is_device, namespace, unbroadcast
 from ..errors import ModelError, UnsupportedOpError
+from ..threads import each, splits
 from .families import Axis, Linear, Product, Routing
 from .reductions import mean_of_polynomial, product_of_others
+
+# Matrix products are cut into so many parts, of so many products and columns at least.
+_PARTS, _FEWEST_PRODUCTS, _FEWEST_COLUMNS = 8, 2**22, 64
 
 
 def swap(x: Array) -> Array:
@@ -13,8 +19,23 @@ def swap(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
+def product(x: Array, w: Array) -> Array:
+    """Return x @ w, by columns of w side by side where that pays."""
+    if is_device(x) or x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
+        return x @ w
+    rows = x.reshape(-1, x.shape[-1])  # one product, not one for each explained output
+    y = np.empty((len(rows), w.shape[1]), np.result_type(x, w))
+    count = min(_PARTS, len(rows) * w.size // _FEWEST_PRODUCTS) if splits() else 1
+    step = max(_FEWEST_COLUMNS, -(-w.shape[1] // max(count, 1)))
+    parts = [slice(i, i + step) for i in range(0, w.shape[1], step)]
+    each(lambda part: np.matmul(rows, w[:, part], out=y[:, part]), parts)
+    return y.reshape(*x.shape[:-1], w.shape[1])
+
+
 class Gemm(Linear, op="Gemm"):
     """y = alpha A B + beta C, A with data, B and C constant."""
+
+    fresh = True
 
     def operand(self, inputs):
         x, w, c = (*inputs, None)[:3]
@@ -24,10 +45,10 @@ class Gemm(Linear, op="Gemm"):
         return x, w, c
 
     def apply(self, x, w):
-        return (x.T if self.transA else x) @ w
+        return product(x.T if self.transA else x, w)
 
     def vjp(self, g, shape, w):
-        gx = g @ swap(w)
+        gx = product(g, swap(w))
         return swap(gx) if self.transA else gx
 
 
@@ -58,15 +79,17 @@ class GemmProduct(Product, op="Gemm"):
 class MatMul(Linear, op="MatMul"):
     """y = x W, W constant; joined biases come as a third input."""
 
+    fresh = True
+
     def apply(self, x, w):
-        return x @ w
+        return product(x, w)
 
     def vjp(self, g, shape, w):
         if w.ndim == 1:
             return unbroadcast(g[..., None] * w, shape)
         if len(shape) == 1:
             return unbroadcast((g[..., None, :] @ swap(w))[..., 0, :], shape)
-        return unbroadcast(g @ swap(w), shape)
+        return unbroadcast(product(g, swap(w)), shape)
 
 
 class MatMulLeft(Linear, op="MatMul"):

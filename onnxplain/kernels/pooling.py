@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from .. import gpu_kernels
 from ..arrays import (
     Array,
     Shape,
@@ -21,6 +20,7 @@ from ..arrays import (
     window_slices,
 )
 from ..errors import DataError, ModelError, UnsupportedOpError
+from ..fast import for_windows
 from .base import joint_shape
 from .convolution import Windows, find_windows, pad_pairs
 from .families import Axis, Linear, Selector
@@ -66,8 +66,9 @@ class MaxPool(Selector, op="MaxPool"):
         return y if self.n_outputs == 1 else (y, self._indices(x, y))
 
     def _maxima(self, x: Array) -> Array:
-        if gpu_kernels.serves(x, x.ndim - 2):
-            return gpu_kernels.window_maxima(x, *pool_windows(self, x.shape[2:]))
+        fast = for_windows(x, x.ndim - 2)
+        if fast:
+            return fast.window_maxima(x, *pool_windows(self, x.shape[2:]))
         padded, win, out = self._padded(x)
         first, *rest = self._cells(win, out)
         y = padded[first].copy()
@@ -96,8 +97,9 @@ class MaxPool(Selector, op="MaxPool"):
 
     def send(self, g, x, y, shape):
         win, _ = pool_windows(self, shape[2:])
-        if gpu_kernels.serves(g, len(win.kernel)):
-            return gpu_kernels.send_to_winners(g, x, y, shape, win)
+        fast = for_windows(g, len(win.kernel))
+        if fast:
+            return fast.send_to_winners(g, x, y, shape, win)
         spatial = [n + a + b for n, (a, b) in zip(shape[2:], win.pads, strict=True)]
         rows = g.shape[1]
         gx = namespace(g).zeros((g.shape[0], rows, shape[1], *spatial), g.dtype)
@@ -107,8 +109,9 @@ class MaxPool(Selector, op="MaxPool"):
 
     def pick(self, values, x, y):
         win, _ = pool_windows(self, x.shape[2:])
-        if gpu_kernels.serves(values, len(win.kernel)):
-            return gpu_kernels.pick_winners(values, x, y, win)
+        fast = for_windows(values, len(win.kernel))
+        if fast:
+            return fast.pick_winners(values, x, y, win)
         padded = pad_spatial(values, win.pads)
         rows = max(values.shape[0], y.shape[0])
         out = namespace(values).zeros((rows, *y.shape[1:]), values.dtype)
@@ -136,8 +139,9 @@ class AveragePool(Linear, op="AveragePool"):
         return inputs[0], 1.0, None
 
     def _sum(self, padded: Array, win: Windows, out: Shape) -> Array:
-        if gpu_kernels.serves(padded, len(out)):
-            return gpu_kernels.window_sums(padded, win._replace(pads=((0, 0),) * len(out)), out)
+        fast = for_windows(padded, len(out))
+        if fast:
+            return fast.window_sums(padded, win._replace(pads=((0, 0),) * len(out)), out)
         total = namespace(padded).zeros((*padded.shape[:2], *out), padded.dtype)
         for offset in offsets(win.kernel):
             total += padded[(..., *window_slices(offset, out, win.strides, win.dilations))]
@@ -164,8 +168,9 @@ class AveragePool(Linear, op="AveragePool"):
         win, out = pool_windows(self, shape[2:])
         spatial = [n + a + b for n, (a, b) in zip(shape[2:], win.pads, strict=True)]
         share = w * g / self._counts(shape[2:], win, out, g)
-        if gpu_kernels.serves(g, len(out)):
-            return gpu_kernels.window_spread(share, (*g.shape[:3], *shape[2:]), win)
+        fast = for_windows(g, len(out))
+        if fast:
+            return fast.window_spread(share, (*g.shape[:3], *shape[2:]), win)
         gx = namespace(g).zeros((*g.shape[:3], *spatial), g.dtype)
         for offset in offsets(win.kernel):
             gx[(..., *window_slices(offset, out, win.strides, win.dilations))] += share

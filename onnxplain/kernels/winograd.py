@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import gpu_kernels
+from .. import cpu_kernels, gpu_kernels
 from ..arrays import (
     Array,
     Shape,
@@ -77,6 +77,10 @@ def _transformed(w: Array) -> Array:
 def _correlate(x: Array, u: Array, pads: Pads) -> Array:
     if gpu_kernels.serves(x, 2):
         return gpu_kernels.winograd(x, u, pads)
+    if cpu_kernels.serves(x, 2):
+        y = cpu_kernels.winograd(x, u, pads)
+        _silence(x, y, pads)
+        return y
     n, _, h, w = x.shape
     (top, bottom), (left, right) = pads
     out = (h + top + bottom - 2, w + left + right - 2)
@@ -112,9 +116,7 @@ def _products(u: Array, tiles: Array, out: Array) -> Array:
 
 def _silence(x: Array, y: Array, pads: Pads) -> None:
     """Make what comes of zeros only exactly 0: rounding would put it on a side of a kink."""
-    quiet = x.max(axis=1) == 0
-    if may_hold(quiet):
-        quiet &= x.min(axis=1) == 0
+    quiet = _quiet(x)
     if not may_hold(quiet):
         return
     loud = pad_spatial(~quiet, pads, False)
@@ -123,6 +125,16 @@ def _silence(x: Array, y: Array, pads: Pads) -> None:
     for i, j in offsets((3, 3)):
         heard |= loud[:, i : i + high, j : j + wide]
     y *= heard[:, None]
+
+
+def _quiet(x: Array) -> Array:
+    """Return where all channels are 0."""
+    if cpu_kernels.serves(x, 2):
+        return ~cpu_kernels.loud(x)
+    quiet = x.max(axis=1) == 0
+    if may_hold(quiet):
+        quiet &= x.min(axis=1) == 0
+    return quiet
 
 
 def _room(xp: Any, dtype: np.dtype) -> _Room:

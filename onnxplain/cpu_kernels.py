@@ -1,0 +1,351 @@
+"""Convolutions and windows on the processor, compiled by Numba where it is installed.
+
+The same works as in `gpu_kernels`. The extra `compiled` installs Numba; without it, or with
+ONNXPLAIN_COMPILED=0, kernels take the way of NumPy. Blocks are cut by the shapes alone, so that
+results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, Shape, derived
+from .threads import each
+
+# Columns of a convolution that are made at a time stay in the cache of a core, but a matrix of
+# fewer columns multiplies slowly.
+_ROOM_BYTES = 2**20
+_FEWEST_COLUMNS, _MOST_COLUMNS = 128, 2048
+# Tiles of Winograd's algorithm that are transformed at a time.
+_TILES = 384
+# Work is cut into so many blocks, of so many products or numbers and outputs at least.
+_BLOCKS, _FEWEST_OUTPUTS = 8, 32
+_FEWEST_PRODUCTS, _FEWEST_NUMBERS = 2**23, 2**16
+_TYPES = "fd"
+
+Range = tuple[int, int]
+
+
+@cache
+def available() -> bool:
+    """Tell whether Numba is installed, and ONNXPLAIN_COMPILED does not switch it off."""
+    return os.environ.get("ONNXPLAIN_COMPILED") != "0" and _installed()
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def serves(x: Any, axes: int) -> bool:
+    """Tell whether functions of this module work on `x`, of so many spatial axes."""
+    plain = type(x) is np.ndarray and 1 <= axes <= 3 and x.dtype.char in _TYPES
+    return plain and x.size > 0 and available()
+
+
+def load() -> None:
+    """Load what is compiled, where it can be used."""
+    if available():
+        _loops()
+
+
+@cache
+def _loops() -> Any:
+    import scipy.linalg.cython_blas  # noqa: F401  what Numba multiplies matrices with
+
+    from . import cpu_loops
+
+    return cpu_loops
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+def _three(sizes: Sequence[int], missing: int = 1) -> Shape:
+    return (*(missing,) * (3 - len(sizes)), *sizes)
+
+
+def _windows(image: Sequence[int], out: Sequence[int], win: Any) -> Shape:
+    """Return what the loops call `win`."""
+    before = _three([a for a, _ in win.pads], 0)
+    sizes = (image, win.kernel, out, win.strides, win.dilations)
+    return tuple(int(n) for size in (*map(_three, sizes), before) for n in size)
+
+
+def _ranges(total: int, step: int) -> list[Range]:
+    return [(i, min(i + step, total)) for i in range(0, total, max(step, 1))]
+
+
+def _parts(total: int, count: float, least: int = 1) -> list[Range]:
+    """Cut into `count` ranges, or fewer of at least so many."""
+    return _ranges(total, max(least, -(-total // max(int(count), 1))))
+
+
+_THREAD = threading.local()
+
+
+def _room(dtype: Any, size: int) -> Array:
+    """Return this thread's scratch memory: new memory would cost more than what is done in it."""
+    found = getattr(_THREAD, dtype.char, None)
+    if found is None or found.size < size:
+        found = np.empty(size, dtype)
+        setattr(_THREAD, dtype.char, found)
+    return found
+
+
+def _like(x: Array, dtype: np.dtype) -> Array:
+    return np.ascontiguousarray(x, dtype)
+
+
+# -- convolution ----------------------------------------------------------------------------------
+
+
+def _matrices(w: Array, groups: int) -> Array:
+    return np.ascontiguousarray(w).reshape(groups, len(w) // groups, -1)
+
+
+def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
+    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...)."""
+    (n, c, *image), o = x.shape, w.shape[0]
+    if groups == c == o:
+        return window_sums(x, win, out, w)
+    y = np.empty((n, o, *out), x.dtype)
+    if not y.size:
+        return y
+    matrices, sizes = _matrices(w, groups).astype(x.dtype, copy=False), _windows(image, out, win)
+    flat, to = _like(x, x.dtype).reshape(n, c, -1), y.reshape(n, o, -1)
+    cells, (depths, high, wide) = matrices.shape[2], sizes[6:9]
+    step = _step(cells, high, wide, x.itemsize)
+    if math.prod(win.kernel) == 1 and out == tuple(image):
+        step = high  # multiplied as they are
+    images = max(1, step // high)
+    places = product(_ranges(n, images), range(depths), _ranges(high, step))
+    blocks = -(-n // images) * depths * -(-high // step)
+    outputs = _parts(o // groups, _split(y.size * cells) // blocks, _FEWEST_OUTPUTS)
+    columns = (cells + o // groups) * min(images, n) * min(step, high) * wide
+    needed = columns + _span(sizes, min(step, high))
+
+    def block(place: tuple[tuple[Range, int, Range], Range]) -> None:
+        (rows, depth, windows), part = place
+        space = _room(x.dtype, needed)
+        _loops().convolve(flat, matrices, to, rows, depth, windows, part, sizes, space)
+
+    each(block, product(places, outputs))
+    return y
+
+
+def _split(products: int) -> int:
+    """Return how many blocks so much work is worth; small work is not cut."""
+    return min(_BLOCKS, 1 + products // _FEWEST_PRODUCTS)
+
+
+def _step(depth: int, high: int, wide: int, itemsize: int) -> int:
+    """Return how many rows of windows, of so many numbers each, to unfold at a time."""
+    most = max(_FEWEST_COLUMNS, min(_MOST_COLUMNS, _ROOM_BYTES // (depth * itemsize)))
+    rows = max(1, most // wide)
+    return rows if rows >= high else -(-high // -(-high // rows))  # blocks of one size
+
+
+def _span(sizes: Shape, rows: int) -> int:
+    """Return how many numbers of a padded plane so many rows of windows see."""
+    (_, kh, kw), wide, (_, sh, sw), (_, eh, ew) = sizes[3:6], sizes[8], sizes[9:12], sizes[12:15]
+    return ((rows - 1) * sh + (kh - 1) * eh + 1) * ((wide - 1) * sw + (kw - 1) * ew + 1)
+
+
+def convolve_back(g: Array, shape: Shape, w: Array, win: Any, groups: int) -> Array:
+    """Return the transpose of `convolve`: g (n, o, ...) back to `shape` (n, c, ...)."""
+    (n, c, *image), (o, *out) = shape, g.shape[1:]
+    if groups == c == o:
+        return window_spread(g, shape, win, w)
+    gx = np.zeros(shape, g.dtype)
+    if not gx.size:
+        return gx
+    turned = derived(w, f"turned {groups}", lambda v: _turned(v, groups)).astype(
+        g.dtype, copy=False
+    )
+    sizes, cells = _windows(image, out, win), math.prod(win.kernel)
+    flat, to = _like(g, g.dtype).reshape(n, o, -1), gx.reshape(n, c, -1)
+    blocks = _split(g.size * turned.shape[1]) // n
+    channels = _parts(c // groups, blocks, max(1, _FEWEST_OUTPUTS // cells))
+    high, wide = sizes[7:9]
+    lines = channels[0][1] * cells
+    step = min(high, _step(lines, high, wide, g.itemsize))
+    needed = (lines + o // groups) * step * wide + _span(sizes, step)
+
+    def block(place: tuple[int, Range]) -> None:
+        i, part = place
+        space = _room(g.dtype, needed)
+        _loops().convolve_back(flat, turned, to, (i, i + 1), part, step, sizes, space)
+
+    each(block, product(range(n), channels))
+    return gx
+
+
+def _turned(w: Array, groups: int) -> Array:
+    return np.ascontiguousarray(_matrices(w, groups).swapaxes(1, 2))
+
+
+def winograd(x: Array, u: Array, pads: Sequence[Range]) -> Array:
+    """Return a 3 x 3 convolution of x (n, c, h, w) with transformed kernels (16, o, c)."""
+    (n, c, h, w), o = x.shape, u.shape[1]
+    (top, bottom), (left, right) = pads
+    out = (h + top + bottom - 2, w + left + right - 2)
+    x, y = _like(x, x.dtype), np.empty((n, o, *out), x.dtype)
+    u = u.reshape(4, 4, o, c)
+    high, wide = -(-out[0] // 2), -(-out[1] // 2)
+    rows = max(1, min(high, _TILES // wide))
+    rows = -(-high // -(-high // rows))
+    images = min(n, max(1, _TILES // (high * wide)))
+    places = list(product(_ranges(n, images), _ranges(high, rows)))
+    count = images * rows * (wide + 1)
+    planes = 16 * (rows + 1) * (wide + 1)
+
+    def block(place: tuple[Range, Range]) -> None:
+        space = _room(x.dtype, 16 * (c + o) * count + planes)
+        _loops().winograd(x, u, y, *place, wide, top, left, space)
+
+    def parts(some: Range, lines: Range) -> None:
+        """Compute a block side by side: first the tiles by channels, then products by outputs."""
+        size = (some[1] - some[0]) * (lines[1] - lines[0]) * (wide + 1)
+        tiles, place = np.empty((4, 4, c, size), x.dtype), (lines[1] - lines[0], wide)
+
+        def transform(part: Range) -> None:
+            room = _room(x.dtype, planes)
+            _loops().winograd_tiles(x, tiles, some, part, lines[0], *place, top, left, room)
+
+        def multiply(part: Range) -> None:
+            room = _room(x.dtype, 16 * (part[1] - part[0]) * size + planes)
+            _loops().winograd_products(u, tiles, y, some, lines[0], part, *place, room)
+
+        each(transform, _parts(c, _BLOCKS))
+        each(multiply, _parts(o, _BLOCKS, _FEWEST_OUTPUTS))
+
+    if len(places) < _split(16 * c * o * count * len(places)) // 2:
+        for place in places:
+            parts(*place)
+    else:
+        each(block, places)
+    return y
+
+
+def loud(x: Array) -> Array:
+    """Return where any channel of x (n, c, ...) is not 0, as (n, ...)."""
+    heard = np.zeros((len(x), *x.shape[2:]), bool)
+    flat = _like(x, x.dtype).reshape(*x.shape[:2], -1)
+    to = heard.reshape(len(x), -1)
+    each(lambda r: _loops().loud(flat[slice(*r)], to[slice(*r)]), _parts(len(x), _BLOCKS))
+    return heard
+
+
+# -- elements -------------------------------------------------------------------------------------
+
+
+def rectify(x: Array) -> Array:
+    """Return max(x, 0)."""
+    x, y = _like(x, x.dtype), np.empty(x.shape, x.dtype)
+    flat, to = x.reshape(-1), y.reshape(-1)
+    _each_part(lambda part: _loops().rectify(flat, to, part), x.size)
+    return y
+
+
+def rectify_back(g: Array, x: Array) -> Array:
+    """Return the signal g (outputs, ...) where x (...) is above 0."""
+    g, gx = _like(g, g.dtype), np.empty(g.shape, g.dtype)
+    flat, signal, to = _like(x, x.dtype).reshape(-1), g.reshape(len(g), -1), gx.reshape(len(g), -1)
+    _each_part(lambda part: _loops().rectify_back(signal, flat, to, part), x.size)
+    return gx
+
+
+def _each_part(task: Callable[[Range], Any], size: int) -> None:
+    each(task, _parts(size, min(_BLOCKS, size / _FEWEST_NUMBERS)))
+
+
+# -- planes ---------------------------------------------------------------------------------------
+
+
+def _planes(x: Array, sizes: Sequence[int]) -> Array:
+    """Return an array in one piece, whose first axis counts planes."""
+    return _like(x, x.dtype).reshape(-1, *_three(sizes))
+
+
+def _each_plane(task: Callable[[Range], Any], planes: Array) -> None:
+    each(task, _parts(len(planes), min(_BLOCKS, planes.size / _FEWEST_NUMBERS)))
+
+
+def window_sums(x: Array, win: Any, out: Shape, filters: Array | None = None) -> Array:
+    """Return the sums of all windows of x (n, c, ...), weighted by filters (c, 1, ...)."""
+    y = np.empty((*x.shape[:2], *out), x.dtype)
+    sizes = _windows(x.shape[2:], out, win)
+    planes, to, weights = (
+        _planes(x, x.shape[2:]),
+        y.reshape(-1, *_three(out)),
+        _filters(x, win, filters),
+    )
+    _each_plane(lambda part: _loops().window_sums(planes, weights, to, part, sizes), to)
+    return y
+
+
+def window_spread(g: Array, shape: Shape, win: Any, filters: Array | None = None) -> Array:
+    """Return the transpose of `window_sums`: g (..., *out) back to `shape`."""
+    axes = len(win.kernel)
+    out, image = g.shape[-axes:], shape[-axes:]
+    gx = np.empty(shape, g.dtype)
+    sizes, signal, weights = _windows(image, out, win), _planes(g, out), _filters(g, win, filters)
+    to = gx.reshape(-1, *_three(image))
+    _each_plane(lambda part: _loops().window_spread(signal, weights, to, part, sizes), to)
+    return gx
+
+
+def _filters(x: Array, win: Any, filters: Array | None) -> Array:
+    """Return filters (channels, cells); one of ones, for all channels, if none are given."""
+    if filters is None:
+        return np.ones((1, math.prod(win.kernel)), x.dtype)
+    return _like(filters, x.dtype).reshape(len(filters), -1)
+
+
+def window_maxima(x: Array, win: Any, out: Shape) -> Array:
+    """Return the maximum of every window of x (n, c, ...)."""
+    y = np.empty((*x.shape[:2], *out), x.dtype)
+    sizes = _windows(x.shape[2:], out, win)
+    planes, to = _planes(x, x.shape[2:]), y.reshape(-1, *_three(out))
+    _each_plane(lambda part: _loops().window_maxima(planes, to, part, sizes), to)
+    return y
+
+
+def _winners(x: Array, y: Array, win: Any) -> Array:
+    """Return the first cell of each window of x that is y, counted through a plane; -1 if none."""
+    rows, (c, *out) = max(len(x), len(y)), y.shape[1:]
+    winners = np.empty((rows * c, *_three(out)), np.int32)
+    sizes = _windows(x.shape[2:], out, win)
+    a, b = _planes(x, x.shape[2:]), _planes(y, out)
+    _each_plane(lambda part: _loops().window_winners(a, b, winners, part, sizes), winners)
+    return winners.reshape(len(winners), -1)
+
+
+def send_to_winners(g: Array, x: Array, y: Array, shape: Shape, win: Any) -> Array:
+    """Return a signal g (outputs, n, c, ...) at the cells that gave the maxima y of x."""
+    winners = _winners(x, y, win)
+    gx = np.zeros((*g.shape[:2], *shape[1:]), g.dtype)
+    signal = _like(g, g.dtype).reshape(-1, winners.shape[1])
+    to = gx.reshape(len(signal), -1)
+    _each_plane(lambda part: _loops().send_to_winners(signal, winners, to, part), to)
+    return gx
+
+
+def pick_winners(values: Array, x: Array, y: Array, win: Any) -> Array:
+    """Return what `values` hold at the cells that gave the maxima y of x."""
+    winners = _winners(x, y, win)
+    rows = max(len(values), len(winners) // y.shape[1])
+    found = np.empty((rows, *y.shape[1:]), values.dtype)
+    flat = _like(values, values.dtype).reshape(len(values) * y.shape[1], -1)
+    to = found.reshape(rows * y.shape[1], -1)
+    _each_plane(lambda part: _loops().pick_winners(flat, winners, to, part), to)
+    return found
