@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 Layer = tuple[Any, ...]  # a kind, then its weights and settings
 Shape = tuple[int, ...]
+Draw = Callable[[Shape, Shape], tuple]  # shapes of a weight and of the layer's output -> weights
 
 
 @dataclass(frozen=True)
@@ -41,33 +43,41 @@ class Network:
 
     def layers(self) -> list[Layer]:
         """Return the layers with seeded He-normal weights; the same in every process."""
-        return _grow(self.plan, self.input_dim, np.random.default_rng(0))[0]
+        rng = np.random.default_rng(0)
+        return _grow(self.plan, self.input_dim, lambda size, after: _weights(size, rng))[0]
+
+    def sizes(self) -> list[tuple[Shape, Shape]]:
+        """Return the shapes of the weights of each layer, and of what it makes of one row."""
+        found: list[tuple[Shape, Shape]] = []
+        _grow(self.plan, self.input_dim, lambda *shapes: found.append(shapes) or ())
+        return found
 
 
-def _grow(plan: tuple[Any, ...], shape: Shape, rng: np.random.Generator) -> tuple[list, Shape]:
+def _grow(plan: tuple[Any, ...], shape: Shape, draw: Draw) -> tuple[list, Shape]:
     layers = []
     for step in plan:
         if isinstance(step, int) and len(shape) == 3:
             step = Conv(step)
-        layer, shape = _layer(step, shape, rng)
+        layer, shape = _layer(step, shape, draw)
         layers.append(layer)
     return layers, shape
 
 
-def _layer(step: Any, shape: Shape, rng: np.random.Generator) -> tuple[Layer, Shape]:
+def _layer(step: Any, shape: Shape, draw: Draw) -> tuple[Layer, Shape]:
     if isinstance(step, str):
         return (step,), _AFTER[step](shape)
     if isinstance(step, Residual):
-        branch, after = _grow(step.branch, shape, rng)
-        return ("residual", branch, _grow(step.shortcut, shape, rng)[0]), after
+        branch, after = _grow(step.branch, shape, draw)
+        return ("residual", branch, _grow(step.shortcut, shape, draw)[0]), after
     if isinstance(step, Conv):
         size = (step.channels, shape[0] // step.groups, step.kernel, step.kernel)
         after = (step.channels, *(-(-n // step.stride) for n in shape[1:]))
-        return ("conv", *_weights(size, rng), step.stride, step.groups), after
-    return ("dense", *_weights((step, *shape), rng)), (step,)
+        return ("conv", *draw(size, after), step.stride, step.groups), after
+    return ("dense", *draw((step, *shape), (step,))), (step,)
 
 
 def _weights(size: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight and bias of a layer."""
     weight = rng.standard_normal(size, np.float32)
     weight *= np.float32(math.sqrt(2 / math.prod(size[1:])))
     return weight, rng.normal(0, 0.1, size[0]).astype(np.float32)
@@ -129,8 +139,8 @@ _MOBILE = _inverted((24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2),
 
 NETWORKS = {
     "mlp": Network((784,), (1024, "relu", 1024, "relu", 10)),
-    "tabular": Network((20,), (64, "relu", 64, "relu", 2)),
-    "tabular-shap": Network((30,), (64, "relu", 64, "relu", 3)),
+    "wide": Network((784,), (1024, "relu", 1024, "relu", 1000)),
+    "tabular": Network((30,), (64, "relu", 64, "relu", 3)),
     "cnn": Network((3, 32, 32), (*_blocks(*_CNN), 128, "relu", 10)),
     "vgg16": Network((3, 224, 224), (*_blocks(*_VGG), *_HEAD)),
     "resnet50": Network(
@@ -177,7 +187,7 @@ def _write(layers: list[Layer], last: str, nodes: list, weights: list) -> str:
             op, inputs, attributes = "Add", ends, {}
         else:
             op, attributes = _NODES[kind](parts)
-            inputs = [last, *(f"w{len(weights) + i}" for i in range(2 * (kind in _WEIGHTED)))]
+            inputs = [last, *(f"w{len(weights) + i}" for i in range(2 * (kind in WEIGHTED)))]
             weights += [
                 numpy_helper.from_array(w, n) for w, n in zip(parts, inputs[1:], strict=False)
             ]
@@ -186,7 +196,7 @@ def _write(layers: list[Layer], last: str, nodes: list, weights: list) -> str:
     return last
 
 
-_WEIGHTED = ("conv", "dense")
+WEIGHTED = ("conv", "dense")
 _NODES: dict[str, Any] = {
     "conv": lambda parts: ("Conv", _conv(*parts)),
     "dense": lambda parts: ("Gemm", {"transB": 1}),
@@ -210,75 +220,6 @@ def _conv(weight: np.ndarray, bias: np.ndarray, stride: int, groups: int) -> dic
         "strides": [stride, stride],
         "group": groups,
     }
-
-
-def torch_module(name: str, copies: bool = False) -> Any:
-    """Return a network as a torch module; flattening is no layer, captum's LRP knows none.
-
-    `copies` copies tensors before and after a max-pool: captum's DeepLift mixes up the hooks of a
-    ReLU and a pooling that share one.
-    """
-    import torch
-    from torch import nn
-
-    class Copy(nn.Module):
-        def forward(self, x):
-            return x.clone()
-
-    class Flat(nn.Module):
-        def __init__(self, before, after):
-            super().__init__()
-            self.before, self.after = before, after
-
-        def forward(self, x):
-            return self.after(torch.flatten(self.before(x), 1))
-
-    class Sum(nn.Module):
-        def __init__(self, branch, shortcut):
-            super().__init__()
-            self.branch, self.shortcut = branch, shortcut
-
-        def forward(self, x):
-            return self.branch(x) + self.shortcut(x)
-
-    def build(layers):
-        built = []
-        for layer in layers:
-            around = [Copy()] if copies and layer[0] == "pool" else []
-            if layer[0] == "residual":
-                built.append(Sum(*map(build, layer[1:])))
-                continue
-            built += [*around, _torch_layer(nn, torch, *layer), *around]
-        return nn.Sequential(*built)
-
-    layers = NETWORKS[name].layers()
-    cut = next((i for i, layer in enumerate(layers) if layer[0] == "flat"), None)
-    if cut is None:
-        return build(layers).eval()
-    return Flat(build(layers[:cut]), build(layers[cut + 1 :])).eval()
-
-
-def _torch_layer(nn: Any, torch: Any, kind: str, *parts: Any) -> Any:
-    if kind not in _WEIGHTED:
-        plain = {
-            "relu": nn.ReLU,
-            "relu6": nn.ReLU6,
-            "pool": lambda: nn.MaxPool2d(2),
-            "pool3": lambda: nn.MaxPool2d(3, 2, 1),
-            "mean": lambda: nn.AdaptiveAvgPool2d(1),
-        }
-        return plain[kind]()
-    weight, bias, *settings = parts
-    if kind == "dense":
-        layer = nn.Linear(*weight.shape[::-1])
-    else:
-        (stride, groups), (out, channels, kernel, _) = settings, weight.shape
-        layer = nn.Conv2d(
-            channels * groups, out, kernel, stride, padding=kernel // 2, groups=groups
-        )
-    layer.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
-    layer.bias = nn.Parameter(torch.from_numpy(bias), requires_grad=False)
-    return layer
 
 
 if __name__ == "__main__":

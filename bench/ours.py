@@ -16,16 +16,22 @@ def prepare(row: Row, library: str, model: str, dtype: str, device: str) -> Any:
     x = networks.data(row.network, row.batch)
     if row.work == "forward":
         return lambda: converter(x, device=device)[0]
-    cls, arguments = _METHODS[row.work]
-    arguments = arguments | {"dtype": dtype, "verbose": False, "device": device}
+    cls, options = method(row)
+    options |= {"dtype": dtype, "device": device, "verbose": False}
+    return lambda: cls(converter, x, **options).result[0][0]
+
+
+def method(row: Row) -> tuple[Any, dict[str, Any]]:
+    """Return the class that explains, and its arguments."""
+    cls, options = _METHODS[row.work]
+    options = options | {"output_idx": list(range(row.outputs))}
     if row.work == "deepshap":
-        arguments["data_ref"] = networks.data(row.network, row.references, seed=2)
+        options["data_ref"] = networks.data(row.network, row.references, seed=2)
     if row.work == "deeplift":
-        arguments["x_ref"] = networks.data(row.network, 1, seed=2)
+        options["x_ref"] = networks.data(row.network, 1, seed=2)
     if row.work == "intgrad":
-        arguments["n"] = row.steps
-    nodes = list(range(row.outputs))
-    return lambda: cls(converter, x, output_idx=nodes, **arguments).result[0][0]
+        options["n"] = row.steps
+    return cls, options
 
 
 _METHODS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -1,22 +1,28 @@
-"""The same works done by torch, onnxruntime, captum and zennit, each in its best documented way.
+"""The same works done by torch, onnxruntime, captum, zennit and shap, each in its best known way.
 
-None of them explains several outputs at once, so they loop over them. Batches that would not fit
-into memory do not occur in the table.
+None of them explains several outputs at once, so they loop over them; tables are cut into parts of
+the size at which they are fastest, where they do not cut them themselves.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from . import networks
+from .modules import FirstOutputs, module
 from .rows import Row
 
 warnings.filterwarnings("ignore")  # captum comments on hooks and gradients at every call
+
+_TORCH_PART, _CAPTUM_PART = 8192, 2048  # rows, or pairs of a row and a reference
 
 
 def prepare(
@@ -30,11 +36,41 @@ def prepare(
         return _onnxruntime_forward(model, row)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    copies = library == "captum" and row.work in ("deeplift", "deepshap")
     kind = torch.float64 if dtype == "double" else torch.float32
-    module = networks.torch_module(row.network, copies).to(device, kind)
+    built = _module(library, row).to(device, kind)
     x = torch.from_numpy(networks.data(row.network, row.batch)).to(device, kind)
-    return globals()[f"_{library}_{row.work}"](module, x, row)
+    return globals()[f"_{library}_{row.work}"](built, x, row)
+
+
+def computes(library: str) -> str:
+    """Return what a library computes with."""
+    threads = f"{torch.get_num_threads()} threads"
+    if library == "onnxruntime":
+        return f"its own kernels, {threads}"
+    built = torch.__config__.show()
+    names = {"MKL": r"Math Kernel Library Version ([\d.]+)", "oneDNN": r"MKL-DNN v([\d.]+)"}
+    found = [
+        f"{name} {v[1]}" for name, pattern in names.items() if (v := re.search(pattern, built))
+    ]
+    return ", ".join([*found, torch.backends.cpu.get_cpu_capability(), threads])
+
+
+def _module(library: str, row: Row) -> Any:
+    """Return the network, changed as far as a library asks for it."""
+    if library == "captum" and row.work in ("deeplift", "deepshap"):
+        return module(row.network, copies=True)
+    if library == "captum" and row.work == "lrp_epsilon":
+        from captum.attr._utils.custom_modules import Addition_Module
+
+        return module(row.network, Addition_Module)
+    if library == "zennit":
+        return module(row.network, _ZennitAdd)
+    return module(row.network)
+
+
+def _in_parts(work: Callable[[Any], Any], x: Any, rows: int = _CAPTUM_PART) -> Any:
+    """Return what a function makes of parts of the rows, as one tensor."""
+    return torch.cat([work(part) for part in x.split(max(1, rows))])
 
 
 def _stack(parts: list[Any]) -> np.ndarray:
@@ -59,15 +95,16 @@ def _torch_forward(model, x, row):
 def _torch_gradient(model, x, row):
     """One forward pass, one backward pass per output."""
 
-    def work():
-        leaf = x.clone().requires_grad_()
+    def gradients(part):
+        leaf = part.clone().requires_grad_()
         totals = model(leaf).sum(dim=0)
         keep = row.outputs > 1
-        return _stack(
-            [torch.autograd.grad(totals[k], leaf, retain_graph=keep)[0] for k in range(row.outputs)]
-        )
+        found = [
+            torch.autograd.grad(totals[k], leaf, retain_graph=keep) for k in range(row.outputs)
+        ]
+        return torch.stack([grad for (grad,) in found], dim=-1)
 
-    return work
+    return lambda: _in_parts(gradients, x, _TORCH_PART).cpu().numpy()
 
 
 def _onnxruntime_forward(model, row):
@@ -80,8 +117,6 @@ def _onnxruntime_forward(model, row):
     return lambda: session.run(None, {"x": x})[0]
 
 
-_PAIRS = 50_000
-
 # -- captum ---------------------------------------------------------------------------------------
 
 
@@ -93,7 +128,11 @@ def _captum_gradient(model, x, row):
     from captum.attr import Saliency
 
     method = Saliency(model)
-    return _captum_loop(lambda target: method.attribute(x, target=target, abs=False), row)
+
+    def attribute(target):
+        return _in_parts(lambda part: method.attribute(part, target=target, abs=False), x)
+
+    return _captum_loop(attribute, row)
 
 
 def _captum_intgrad(model, x, row):
@@ -111,37 +150,55 @@ def _captum_deeplift(model, x, row):
     from captum.attr import DeepLift
 
     method, reference = DeepLift(model), _references(row, 1, x)
-    return _captum_loop(lambda target: method.attribute(x, reference, target=target), row)
+
+    def attribute(target):
+        return _in_parts(lambda part: method.attribute(part, reference, target=target), x)
+
+    return _captum_loop(attribute, row)
 
 
 def _captum_deepshap(model, x, row):
     from captum.attr import DeepLiftShap
 
     method, references = DeepLiftShap(model), _references(row, row.references, x)
-    # All pairs of rows and references make one batch: what would not fit is cut by rows.
-    parts = x.split(max(1, _PAIRS // row.references))
 
     def attribute(target):
-        return torch.cat([method.attribute(part, references, target=target) for part in parts])
+        one = partial(method.attribute, baselines=references, target=target)
+        return _in_parts(one, x, _CAPTUM_PART // row.references)
 
     return _captum_loop(attribute, row)
 
 
 def _captum_lrp_epsilon(model, x, row):
     from captum.attr import LRP
+    from captum.attr._utils.custom_modules import Addition_Module
     from captum.attr._utils.lrp_rules import EpsilonRule
-    from torch import nn
+
+    ruled = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, Addition_Module)
 
     def attribute(target):
-        for module in model.modules():  # attribute() removes the rules it finds
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.rule = EpsilonRule(epsilon=0.01)
+        for layer in model.modules():  # attribute() removes the rules it finds
+            if isinstance(layer, ruled):
+                layer.rule = EpsilonRule(epsilon=0.01)
         return LRP(model).attribute(x, target=target)
 
     return _captum_loop(attribute, row)
 
 
 # -- zennit ---------------------------------------------------------------------------------------
+
+
+class _ZennitAdd(nn.Module):
+    """An addition that rules can be given to."""
+
+    def __init__(self):
+        super().__init__()
+        from zennit.layer import Sum
+
+        self.sum = Sum()
+
+    def forward(self, a, b):
+        return self.sum(torch.stack([a, b], dim=-1))
 
 
 def _zennit_loop(attributor, x, row):
@@ -163,10 +220,12 @@ def _one_hot(out, k):
 
 def _zennit_composite(rule):
     from zennit.composites import LayerMapComposite
+    from zennit.layer import Sum
     from zennit.rules import Pass
-    from zennit.types import Activation, Convolution, Linear
+    from zennit.types import Activation, AvgPool, Convolution, Linear
 
-    return LayerMapComposite([(Activation, Pass()), (Convolution, rule), (Linear, rule)])
+    ruled = [(kind, rule) for kind in (Convolution, Linear, AvgPool, Sum)]
+    return LayerMapComposite([(Activation, Pass()), *ruled])
 
 
 def _zennit_lrp_epsilon(model, x, row):
@@ -199,3 +258,22 @@ def _zennit_intgrad(model, x, row):
             )
 
     return work
+
+
+# -- shap -----------------------------------------------------------------------------------------
+
+
+def _shap_deep(model, x, references, row):
+    """It explains all outputs of a model, so it gets one that has the explained ones only."""
+    from shap import DeepExplainer
+
+    explainer = DeepExplainer(FirstOutputs(model, row.outputs), references)
+    return lambda: explainer.shap_values(x, check_additivity=False)
+
+
+def _shap_deeplift(model, x, row):
+    return _shap_deep(model, x, _references(row, 1, x), row)
+
+
+def _shap_deepshap(model, x, row):
+    return _shap_deep(model, x, _references(row, row.references, x), row)

@@ -3,40 +3,71 @@
 Started as `python -m bench.worker LIBRARY THREADS DEVICE`, or with "usable" in the place of a
 library to learn whether the device can be used.
 
-Orders: {"prepare": row, "model": file, "dtype": "float", "answer": file}, which warms up and stores
-the answer, and {"time": true}.
+Orders: {"prepare": row, "model": file, "dtype": "float", "answer": file}, which does the work once
+and stores the answer; {"time": true}, which does it again; {"profile": n} for the n functions that
+take most of it; {"speed": threads} for the peaks of the machine. What goes wrong is answered as
+{"error": text}.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 import types
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
 
 import numpy as np
 
+from . import limits
+from .machine import blas, peak_memory
+from .profiling import own_times
 from .rows import Row
 
 
-def blas() -> str:
-    """Return which kernels the BLAS of this process uses, if threadpoolctl can tell."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "unknown (threadpoolctl is not installed)"
-    found = {
-        f"{p['internal_api']} {p['version']} {p.get('architecture') or ''} "
-        f"{p['num_threads']} threads".replace("  ", " ")
-        for p in threadpool_info()
-        if p["user_api"] == "blas"
-    }
-    return ", ".join(sorted(found)) or "none"
+class Works:
+    """The works of a library; one is prepared at a time."""
+
+    def __init__(self, library: str, threads: int, device: str) -> None:
+        self.library, self.device = library, device
+        self.module = library_module(library, threads)
+        self.work: Callable[[], np.ndarray] | None = None
+
+    def about(self) -> dict[str, Any]:
+        known = {"library": self.library, "version": metadata.version(self.library)}
+        if self.device != "cpu":
+            return known | {"computes": gpu(self.library)}
+        if self.library != "onnxplain":
+            return known | {"computes": self.module.computes(self.library)}
+        return known | {"computes": blas(), "compiled": compiled()}
+
+    def do(self, order: dict[str, Any]) -> dict[str, Any]:
+        if "prepare" in order:
+            return self.prepare(**order)
+        if "profile" in order:
+            return {"functions": own_times(self.work, order["profile"])}
+        if "speed" in order:
+            return limits.speed(order["speed"])
+        return self.run()[0]
+
+    def prepare(self, prepare: dict[str, Any], model: str, dtype: str, answer: str) -> dict:
+        self.work = None  # what the work before holds is not of this one
+        self.work = self.module.prepare(Row(**prepare), self.library, model, dtype, self.device)
+        found, array = self.run()
+        np.save(answer, array)
+        return found
+
+    def run(self) -> tuple[dict[str, Any], np.ndarray]:
+        start, cpu = time.perf_counter(), time.process_time()
+        array = self.work()
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        return {"wall": wall, "cpu": cpu, "peak": peak(self.library, self.device)}, array
 
 
 def library_module(library: str, threads: int) -> types.ModuleType:
-    """Import a library's works; the number of threads is in the environment already."""
+    """Import a library's works; ours takes the number of threads from the environment."""
     if library == "onnxplain":
         from . import ours
 
@@ -61,6 +92,13 @@ def _stand_in_for_torchvision() -> None:
         sys.modules["torchvision.models.resnet"] = resnet
 
 
+def compiled() -> bool:
+    """Tell whether onnxplain uses compiled kernels."""
+    from onnxplain import cpu_kernels
+
+    return cpu_kernels.available()
+
+
 def gpu(library: str) -> str:
     """Return what computes on the GPU."""
     if library == "onnxplain":
@@ -78,7 +116,7 @@ def gpu(library: str) -> str:
 def peak(library: str, device: str) -> int:
     """Return the most bytes that were taken of the memory in which the device computes."""
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory()
     if library == "onnxplain":
         import cupy
 
@@ -103,36 +141,26 @@ def check_usable(device: str) -> None:
         sys.exit(f"torch {torch.__version__} cannot use the GPU; install a build with CUDA")
 
 
-def version(library: str) -> str:
-    from importlib.metadata import version
-
-    return version(library)
-
-
 def main(library: str, threads: int, device: str) -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # nothing that a library prints gets between the answers
 
-    def say(**answer) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+    def say(act: Callable[..., Any], *arguments: Any) -> Any:
+        """Answer what a function returns, or why it could not."""
+        try:
+            found = act(*arguments)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(found), file=answers, flush=True)
 
-    module = library_module(library, threads)
-    work = None
-    about = blas() if device == "cpu" else gpu(library)
-    say(library=library, version=version(library), blas=about)
+    try:
+        works = Works(library, threads, device)
+    except ImportError as error:
+        say(dict, [("error", str(error))])
+        return
+    say(works.about)
     for line in sys.stdin:
-        order = json.loads(line)
-        if "prepare" in order:
-            row, model = Row(**order["prepare"]), order["model"]
-            work = module.prepare(row, library, model, order["dtype"], device)
-            start = time.perf_counter()
-            np.save(order["answer"], work())
-            say(first=time.perf_counter() - start)
-        else:
-            start, cpu = time.perf_counter(), time.process_time()
-            work()
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-            say(wall=wall, cpu=cpu, peak=peak(library, device))
+        say(works.do, json.loads(line))
 
 
 if __name__ == "__main__":
