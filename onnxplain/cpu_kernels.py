@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, Shape, derived
-from .threads import each
+from .threads import each, know_blas
 
 # Columns of a convolution that are made at a time stay in the cache of a core, but a matrix of
 # fewer columns multiplies slowly.
@@ -52,9 +52,14 @@ def serves(x: Any, axes: int) -> bool:
 
 
 def load() -> None:
-    """Load what is compiled, where it can be used."""
+    """Load what is compiled, where it can be used: networks with windows are worth its memory."""
     if available():
         _loops()
+
+
+def loaded() -> bool:
+    """Tell whether functions of this module are at hand already."""
+    return _loops.cache_info().currsize > 0 and available()
 
 
 @cache
@@ -63,6 +68,7 @@ def _loops() -> Any:
 
     from . import cpu_loops
 
+    know_blas()
     return cpu_loops
 
 
@@ -246,6 +252,11 @@ def loud(x: Array) -> Array:
 
 
 # -- elements -------------------------------------------------------------------------------------
+
+
+def serves_elements(x: Any) -> bool:
+    """Tell whether `rectify` and `rectify_back` work on `x` without anything to load."""
+    return loaded() and serves(x, 1)
 
 
 def rectify(x: Array) -> Array:

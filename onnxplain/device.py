@@ -6,6 +6,7 @@ host or a GPU, and `Place` is also the context in which it does.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -288,7 +289,7 @@ def fits(task: Callable[[T], Any], item: T, places: Sequence[Place]) -> bool:
     except Exception as error:
         if not out_of_memory(error):
             raise
-    # The error, and with it all arrays of the frames it went through, is gone by now.
+    gc.collect()  # the error is gone by now, arrays of its frames may wait in cycles
     current(places).xp.get_default_memory_pool().free_all_blocks()
     return False
 

@@ -130,9 +130,10 @@ def explain_to(
     step = _batch_rows(model, batch)
     _check_space(store, model, source.total)
 
-    def explain(block: Any) -> Method:
+    def anew(block: Any) -> Method:
         return method(converter, block, **options)
 
+    explain = model._again if method._computes_all() else anew
     if before is None or not before["complete"]:
         _work(store, source, step, explain, _shows(verbose))
     return _opened(store, model, None if source.total is None else source.data)

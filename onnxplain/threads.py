@@ -1,9 +1,8 @@
-"""Work side by side: chunks of rows, or blocks of one convolution, on a pool of threads.
+"""Work side by side: chunks of rows, or blocks of one convolution or product, on a pool of threads.
 
 NumPy releases the interpreter while it computes, so threads suffice. While the pool works, the
 matrix products of BLAS use one thread each: two pools would fight for the same cores. What a task
-computes never depends on how many threads there are. Only where the work is not split, BLAS uses
-all threads, and their number may show in the last digit.
+computes never depends on how many threads there are.
 """
 
 from __future__ import annotations
@@ -79,37 +78,31 @@ def _cores() -> Sequence[int] | set[int]:
 
 
 @contextmanager
-def pool(split: bool = True) -> Iterator[None]:
-    """Let `each` use threads in here, and hold BLAS to one thread meanwhile.
-
-    Where the work cannot be split, BLAS has all threads instead.
-    """
+def pool() -> Iterator[None]:
+    """Let `each` use threads in here, and hold BLAS to one thread meanwhile."""
     if getattr(_here, "inside", False):
         yield
         return
-    _here.inside, _here.open = True, split
+    _here.inside = _here.open = True
     try:
-        with _blas_threads(1 if split else get_num_threads()):
+        with _blas_held():
             yield
     finally:
         _here.inside = _here.open = False
 
 
-class _blas_threads:
-    """Limits BLAS, for the whole process: the first who enters sets it, the last resets it."""
+class _blas_held:
+    """Holds BLAS to one thread, for the whole process, from the first who enters to the last."""
 
     _lock = threading.Lock()
     _users = 0
     _limit: Any = None
 
-    def __init__(self, n: int):
-        self._n = n
-
     def __enter__(self) -> None:
         cls = type(self)
         with cls._lock:
             if cls._users == 0:
-                cls._limit = _blas().limit(limits=self._n, user_api="blas")
+                cls._limit = _blas().limit(limits=1, user_api="blas")
             cls._users += 1
 
     def __exit__(self, *error: object) -> None:
@@ -124,11 +117,12 @@ class _blas_threads:
 def _blas() -> Any:
     import threadpoolctl
 
-    from . import cpu_kernels
-
-    cpu_kernels.load()  # brings another BLAS, which has to be known
-
     return threadpoolctl.ThreadpoolController()
+
+
+def know_blas() -> None:
+    """Look for libraries of BLAS once more: another one was loaded."""
+    _blas.cache_clear()
 
 
 @cache

@@ -217,20 +217,29 @@ def _rounded(note: Note, node: Node, m: Signals, rec: Record, ref: Record) -> di
 def difference_parts(graph: Graph, values: Values, reference: Values) -> Callable[[str], Any]:
     """Return what splits the difference of a tensor between two runs by sign, None if it cannot."""
     _check_comparable(graph, values, reference)
-    producers = graph.producers()
-    found: dict[str, Any] = {}
+    return _Parts(graph, values, reference)
 
-    def parts(tensor: str) -> Any:
-        if tensor not in found:
-            node = producers.get(tensor)
-            found[tensor] = None if node is None or tensor not in graph.active else split(node)
-        return found[tensor]
 
-    def split(node: Node) -> Any:
+class _Parts:
+    """What `difference_parts` returns. Functions that call each other would be a cycle, in which
+    all tensors stay in memory until Python looks for such.
+    """
+
+    def __init__(self, graph: Graph, values: Values, reference: Values) -> None:
+        self._runs = graph, values, reference
+        self._producers = graph.producers()
+        self._found: dict[str, Any] = {}
+
+    def __call__(self, tensor: str) -> Any:
+        if tensor not in self._found:
+            node = self._producers.get(tensor) if tensor in self._runs[0].active else None
+            self._found[tensor] = None if node is None else self._split(node)
+        return self._found[tensor]
+
+    def _split(self, node: Node) -> Any:
+        graph, values, reference = self._runs
         rec, ref = record(graph, values, node), record(graph, reference, node)
-        return node.kernel.difference_parts(rec, ref, lambda i: parts(node.inputs[i]))
-
-    return parts
+        return node.kernel.difference_parts(rec, ref, lambda i: self(node.inputs[i]))
 
 
 def _check_comparable(graph: Graph, values: Values, reference: Values) -> None:

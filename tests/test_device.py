@@ -1,6 +1,7 @@
 """Whole methods on GPUs, with a stand-in for CuPy: choosing devices, memory, several GPUs."""
 
 import builtins
+import gc
 import pickle
 
 import numpy as np
@@ -62,10 +63,10 @@ METHODS = {
     "ConnectionWeights": lambda c, x, r, **o: ox.ConnectionWeights(c, x, times_input=True, **o),
     "GuidedBackprop": lambda c, x, r, **o: ox.GuidedBackprop(c, x, **o),
     "LIME": lambda c, x, r, **o: ox.LIME(c, x, data_ref=r, n_permutations=60, seed=1, **o),
-    "SHAP": lambda c, x, r, **o: ox.SHAP(c, x, r, n_permutations=2, seed=1, **o),
+    "SHAP": lambda c, x, r, **o: ox.SHAP(c, x, r, n_permutations=1, seed=1, **o),
 }
 # Those whose chunks of rows are shared between GPUs, and halved.
-IN_CHUNKS = [name for name in METHODS if name not in ("ConnectionWeights", "LIME", "SHAP")]
+IN_CHUNKS = [name for name in METHODS if name != "ConnectionWeights"]
 
 
 @pytest.fixture
@@ -248,11 +249,85 @@ def test_a_full_memory_halves_the_chunk(gpus, monkeypatch, name, count):
     assert GPUS.freed >= 1
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["ExpectedGradient", "DeepSHAP", "SHAP"])
+def test_references_that_do_not_fit_are_halved(gpus, monkeypatch, name, count):
+    expected = explained(name, "mlp", rows=2, references=90)
+    monkeypatch.setattr(device, "MEMORY_SHARE", 100)
+    gpus(count, 9_000)
+    devices = [f"cuda:{i}" for i in range(count)]
+    same(explained(name, "mlp", rows=2, references=90, device=devices), expected)
+    assert GPUS.failures, "the test has to run into the limit"
+
+
+def test_references_that_leave_no_room_for_rows_are_let_go(gpus, monkeypatch):
+    """All references fit, but nothing beside them."""
+    expected = explained("DeepSHAP", "mlp", references=99)
+    gpus()
+    engine = explained("Gradient", "mlp", device="cuda")._engine
+    GPUS.most.clear()
+    engine.run(engine.device_rows([RNG.normal(size=(99, 5))], slice(0, 99)))
+    monkeypatch.setattr(device, "MEMORY_SHARE", 100)
+    gpus(1, GPUS.most[0])
+    same(explained("DeepSHAP", "mlp", references=99, device="cuda"), expected)
+    assert GPUS.failures, "the test has to run into the limit"
+
+
+def test_outputs_that_do_not_fit_together_are_walked_back_in_turns(gpus, monkeypatch):
+    layers = [dense(RNG.normal(size=(50, 5)), RNG.normal(size=50), "relu")]
+    proto = layered([*layers, dense(RNG.normal(size=(40, 50)), RNG.normal(size=40))], (5,))
+    options = {"output_idx": list(range(40)), "dtype": "double"}
+    expected = ox.ConnectionWeights(ox.convert(proto, dtype="double"), **options)
+    monkeypatch.setattr(device, "MEMORY_SHARE", 5)
+    gpus(1, 30_000)
+    converter = ox.convert(proto, dtype="double")
+    same(ox.ConnectionWeights(converter, device="cuda", **options), expected)
+    assert GPUS.failures, "the test has to run into the limit"
+
+
+@pytest.mark.parametrize("name", ["LRP", "DeepLift"])
+def test_a_ledger_that_does_not_fit_is_kept_in_smaller_parts(gpus, monkeypatch, name):
+    numbers = ["incoming", "outgoing"]
+    expected = explained(name, "mlp", rows=60).ledger()[numbers]
+    gpus()
+    method = explained(name, "mlp", rows=60, device="cuda")
+    monkeypatch.setattr(device, "MEMORY_SHARE", 100)
+    GPUS.capacity, GPUS.failures = GPUS.held[0] + 20_000, 0
+    vars(method).pop("_engine")
+    np.testing.assert_allclose(method.ledger()[numbers], expected, rtol=1e-9, atol=1e-12)
+    assert GPUS.failures, "the test has to run into the limit"
+
+
+def test_a_layer_is_lifted_in_smaller_chunks(gpus, monkeypatch):
+    options = {"rows": 60, "layer": "MaxPool_2"}
+    expected = explained("IntegratedGradient", "cnn", **options)
+    monkeypatch.setattr(device, "MEMORY_SHARE", 100)
+    gpus(1, 100_000)
+    same(explained("IntegratedGradient", "cnn", device="cuda", **options), expected)
+    assert GPUS.failures
+
+
 def test_a_batch_size_that_is_too_large_is_halved(gpus):
     expected = explained("LRP", "cnn", rows=64)
     gpus(1, 200_000)
     same(explained("LRP", "cnn", rows=64, batch_size=64, device="cuda"), expected)
     assert 0 < GPUS.failures < 10
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", METHODS)
+def test_no_tensor_waits_in_a_cycle(gpus, name, model):
+    """Memory is free at once, not when Python looks for objects that refer to each other."""
+    gpus()
+    method = explained(name, model, device="cuda")
+    gc.collect()
+    weights = GPUS.held[0]
+    gc.disable()
+    try:
+        method._again(method.data)
+        assert GPUS.held[0] == weights
+    finally:
+        gc.enable()
 
 
 def test_work_goes_on_with_the_smaller_chunk(gpus):

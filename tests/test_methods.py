@@ -13,6 +13,7 @@ import xarray as xr
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import onnxplain as ox
+from onnxplain import results
 from onnxplain.cli import parameters
 from onnxplain.errors import ArgumentError, DataError, ModelFileError
 from onnxplain.graph import save as saving
@@ -335,6 +336,28 @@ def test_fields_have_their_shapes(method):
     else:
         assert [a.shape for a in found.preds] == [(6, 4)]
         assert [a.shape for a in found.decomp_goal] == [(6, 2)]
+
+
+def test_sums_are_computed_once(monkeypatch):
+    found, calls = ox.Gradient(TABLE, X), []
+    summed = results.decomp_sum
+    monkeypatch.setattr(results, "decomp_sum", lambda m: calls.append(1) or summed(m))
+    for _ in range(3):
+        np.testing.assert_array_equal(found.decomp_sum[0], found.result[0][0].sum(axis=1))
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        found.decomp_sum[0][0] = 0
+
+
+def test_sums_are_those_of_the_arrays_there_are():
+    found = ox.Gradient(TABLE, X)
+    before = found.decomp_sum[0]
+    means = found.grouped({"size": ["height", "weight"]}, reduce="mean")
+    np.testing.assert_array_equal(means.decomp_sum[0], means.result[0][0].sum(axis=1))
+    np.testing.assert_array_equal(found.decomp_sum[0], before)
+    found.result[0][0] = 2 * found.result[0][0]
+    np.testing.assert_array_equal(found.decomp_sum[0], 2 * before)
+    assert "_sums" not in vars(pickle.loads(pickle.dumps(found)))
 
 
 def test_decomp_sum_reaches_the_goal_where_it_must():

@@ -19,6 +19,7 @@ from networks import graph, layered
 from onnxplain.cli import main
 from onnxplain.demo import MODEL, digits
 from onnxplain.errors import ArgumentError, DataError, SelectionError, ShapeError
+from onnxplain.methods.engine import Engine
 from onnxplain.streaming import PROGRESS
 
 RNG = np.random.default_rng(5)
@@ -85,6 +86,8 @@ CASES = {
     "DeepSHAP": (ox.DeepSHAP, {"data_ref": IMAGES, "limit_ref": 6, "seed": 3}),
     "ConnectionWeights": (ox.ConnectionWeights, {"times_input": True}),
     "GradCAM": (ox.GradCAM, {}),
+    "LIME": (ox.LIME, {"data_ref": IMAGES, "n_permutations": 70, "seed": 1}),
+    "SHAP": (ox.SHAP, {"data_ref": IMAGES[:4], "n_permutations": 1, "seed": 1}),
     "top1": (ox.LRP, {"output_idx": "top2"}),
     "sums": (ox.Gradient, {"output_weights": {"even": np.arange(10) % 2 == 0}}),
     "layer": (ox.LRP, {"layer": ["features"]}),
@@ -101,6 +104,31 @@ def test_streamed_results_are_those_in_memory(case, suffix, tmp_path):
     options = {"batch_size": 4, **options}
     found = ox.explain_to(tmp_path / f"r{suffix}", method, DIGITS, IMAGES, batch=8, **options)
     same(found, method(DIGITS, IMAGES, **options))
+
+
+def test_references_run_once_for_all_batches(tmp_path, monkeypatch):
+    counts, forward = [], Engine.forward
+
+    def counting(self, arrays, *args, **options):
+        counts.append(len(arrays[0]))
+        return forward(self, arrays, *args, **options)
+
+    monkeypatch.setattr(Engine, "forward", counting)
+    options = {"data_ref": IMAGES[:5], "n": 3, "batch_size": 8}
+    ox.explain_to(tmp_path / "r", ox.ExpectedGradient, DIGITS, IMAGES, batch=8, **options)
+    assert counts.count(5) == 1
+    assert counts.count(8) > 1
+
+
+def test_what_a_class_of_the_user_does_is_done_for_all_batches(tmp_path):
+    class Shares(ox.Gradient):
+        def __init__(self, converter, data, **options):
+            super().__init__(converter, data, **options)
+            self.result[0][0] = self.result[0][0] / 2
+
+    found = ox.explain_to(tmp_path / "r", Shares, TABLE, X, batch=8, batch_size=8)
+    halves = ox.Gradient(TABLE, X, batch_size=8).get_result() / 2
+    np.testing.assert_array_equal(found.get_result(), halves)
 
 
 def test_channels_may_be_last(tmp_path):

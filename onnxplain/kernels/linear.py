@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..arrays import Array, Shape, host_ints, is_device, namespace, unbroadcast
@@ -30,6 +32,25 @@ def product(x: Array, w: Array) -> Array:
     parts = [slice(i, i + step) for i in range(0, w.shape[1], step)]
     each(lambda part: np.matmul(rows, w[:, part], out=y[:, part]), parts)
     return y.reshape(*x.shape[:-1], w.shape[1])
+
+
+def product_of_stacks(a: Array, b: Array) -> Array:
+    """Return a @ b of stacks of matrices (attention heads), side by side where that pays."""
+    if is_device(a) or min(a.ndim, b.ndim) < 3 or not splits() or a.dtype != b.dtype:
+        return a @ b
+    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    count = min(shape[-3], _PARTS, math.prod(shape) * a.shape[-1] // _FEWEST_PRODUCTS)
+    if count < 2 or a.shape[-1] != b.shape[-2]:
+        return a @ b
+    y = np.empty(shape, a.dtype)
+    step = -(-shape[-3] // count)
+
+    def block(i: int) -> None:
+        some = (..., slice(i, i + step), slice(None), slice(None))
+        np.matmul(*(x if x.shape[-3] == 1 else x[some] for x in (a, b)), out=y[some])
+
+    each(block, range(0, shape[-3], step))
+    return y
 
 
 class Gemm(Linear, op="Gemm"):
@@ -116,7 +137,7 @@ class MatMulProduct(Product, op="MatMul"):
     """y = A B, both with data."""
 
     def forward(self, a, b):
-        return a @ b
+        return product_of_stacks(a, b)
 
     def back(self, g, a, b, shapes):
         if a.ndim == 1 and b.ndim == 1:
@@ -128,7 +149,8 @@ class MatMulProduct(Product, op="MatMul"):
         if b.ndim == 1:
             gb = (swap(a) @ g[..., None])[..., 0]
             return unbroadcast(g[..., None] * b, shapes[0]), unbroadcast(gb, shapes[1])
-        return unbroadcast(g @ swap(b), shapes[0]), unbroadcast(swap(a) @ g, shapes[1])
+        ga, gb = product_of_stacks(g, swap(b)), product_of_stacks(swap(a), g)
+        return unbroadcast(ga, shapes[0]), unbroadcast(gb, shapes[1])
 
 
 class Trilu(Routing, op="Trilu", since=14):

@@ -19,13 +19,13 @@ import numpy as np
 from .. import names as naming
 from ..arrays import Array, to_host
 from ..data import float_type, prepare
+from ..device import HOST
 from ..errors import ArgumentError, DataError, ModelError, ShapeError, listed, shown
 from ..graph.load import ValueSpec
-from ..threads import each
 from ..walk import Values, chunks
 from .base import Method
 from .checks import check_flags
-from .engine import checked_batch_size
+from .engine import Engine, checked_batch_size
 from .gradients import _required
 
 Shape = tuple[int, ...]
@@ -126,18 +126,15 @@ def _row_shape(data: Any, channels_first: bool) -> Shape:
     return shape[1:] if channels_first else (shape[-1], *shape[1:-1])
 
 
-class _FunctionEngine:
+class _FunctionEngine(Engine):
     """Runs a function as `Engine` runs a graph: from one tensor to one other."""
 
-    xp = np
-    inner: tuple[str, ...] = ()
-    explained = input_names = ("data",)
-    outputs = targets = ("output",)
-    moved = (True,)
-
     def __init__(self, function: Function, dtype: np.dtype, batch_size: int | None) -> None:
+        self.places, self.xp = [HOST], np
         self.function, self.dtype = function, dtype
-        self.dims = function.input_dim
+        self.dims, self.moved, self.inner = function.input_dim, [True], ()
+        self.explained = self.input_names = ["data"]
+        self.outputs = self.targets = ("output",)
         self.batch_size = checked_batch_size(batch_size)
 
     def lift(self, arrays: Sequence[Array]) -> list[Array]:
@@ -150,7 +147,7 @@ class _FunctionEngine:
     def threads(self, n_blocks: int) -> AbstractContextManager[None]:
         return nullcontext()  # the function may not bear to be called side by side
 
-    def forward(self, arrays: Sequence[Array], keep: bool = True) -> Values:
+    def forward(self, arrays: Sequence[Array], keep: bool = True, graph: Any = None) -> Values:
         return {"output": self.function(arrays[0]).astype(self.dtype)}
 
 
@@ -348,11 +345,10 @@ class AgnosticMethod(Method):
             yield i, slice(start, stop)
             start = stop
 
-    def _features(self, arrays: Sequence[Array]) -> Array:
-        """Return the features of all inputs, (rows, features), on the device."""
-        xp = self._engine.xp
-        parts = [xp.asarray(arrays[i]).reshape(len(arrays[i]), -1) for i in self._places]
-        return parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=1)
+    def _features(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the features of all inputs, (rows, features)."""
+        parts = [arrays[i].reshape(len(arrays[i]), -1) for i in self._places]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -367,9 +363,13 @@ class AgnosticMethod(Method):
     def _predict(self) -> np.ndarray:
         """Store predictions; return the explained nodes of all rows, (rows, nodes)."""
         self._allocate(self._n_rows)
-        for rows in chunks(self._n_rows, self._engine.chunk_rows()):
-            values = self._engine.forward(self._device_rows(self.data, rows), keep=False)
+        engine = self._engine
+
+        def block(rows: slice) -> None:
+            values = engine.forward(engine.device_rows(self.data, rows), keep=False)
             self._store_scores(rows, values)
+
+        engine.each(block, list(chunks(self._n_rows, engine.chunk_rows())))
         return self._checked(np.concatenate(self.decomp_goal, axis=1).astype(np.float64), "data")
 
     def _checked(self, answers: np.ndarray, what: str) -> np.ndarray:
@@ -405,7 +405,7 @@ class AgnosticMethod(Method):
         self,
         count: int,
         masks: Callable[[np.ndarray], np.ndarray],
-        refs: Array,
+        refs: np.ndarray,
         finish: Callable[[slice, np.ndarray], None],
     ) -> None:
         """Find mean answers where some groups are as in an instance, the others as in references.
@@ -421,30 +421,33 @@ class AgnosticMethod(Method):
             Takes a slice of instances and the answers (instances, coalitions, nodes).
         """
         engine, x = self._engine, self._features(self.data)
-        size = max(1, engine.chunk_rows() // len(refs))
+        others = engine.per_place(lambda: engine.xp.asarray(refs))
         at_once = max(1, VALUE_BYTES // (8 * count * self._n_nodes))
-        blocks = [
-            (rows, list(chunks((rows.stop - rows.start) * count, size)))
-            for rows in chunks(self._n_rows, at_once)
-        ]
-        steps = sum(len(pairs) for _, pairs in blocks)
-        with engine.threads(steps), self._progress(steps) as done:
-            for rows, parts in blocks:
-                values = np.zeros(((rows.stop - rows.start) * count, self._n_nodes))
 
-                def one(pairs: slice, first: int = rows.start, into: np.ndarray = values) -> None:
+        def parts(rows: slice) -> list[slice]:
+            size = max(1, engine.chunk_rows() // len(refs))  # less once the memory was full
+            return list(chunks((rows.stop - rows.start) * count, size))
+
+        blocks = list(chunks(self._n_rows, at_once))
+        with self._progress(sum(len(parts(rows)) for rows in blocks)) as done:
+            for rows in blocks:
+
+                def answers(pairs: slice, first: int = rows.start) -> list[np.ndarray]:
                     owners, numbers = np.divmod(np.arange(pairs.start, pairs.stop), count)
                     mask = masks(numbers)[:, self._labels]
-                    into[pairs] = self._mixed(x, owners + first, mask, refs)
-                    done()
+                    return [self._mixed(x, owners + first, mask, others())]
 
-                each(one, parts)
+                (values,) = engine.collect(answers, parts(rows), done)
                 finish(rows, values.reshape(-1, count, self._n_nodes))
 
-    def _mixed(self, x: Array, owners: np.ndarray, mask: np.ndarray, refs: Array) -> np.ndarray:
+    def _mixed(
+        self, x: np.ndarray, owners: np.ndarray, mask: np.ndarray, refs: Array
+    ) -> np.ndarray:
         """Return mean answers (pairs, nodes) to features of the owners in a mask, else of refs."""
         xp, total = self._engine.xp, np.zeros((len(owners), self._n_nodes))
-        inside, own = xp.asarray(mask)[:, None], x[xp.asarray(owners)][:, None]
+        first, last = owners[0], owners[-1] + 1  # in their order
+        own = xp.asarray(x[first:last])[xp.asarray(owners - first)][:, None]
+        inside = xp.asarray(mask)[:, None]
         for part in chunks(len(refs), self._engine.chunk_rows()):
             rows = xp.where(inside, own, refs[part][None])
             everyone = np.repeat(owners, rows.shape[1])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import zip_longest
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -18,7 +20,7 @@ from .. import selection
 from ..arrays import Array, lead, namespace, to_host
 from ..conventions import checked_like
 from ..data import float_type, is_dask, prepare
-from ..device import device_for, in_session
+from ..device import device_for, in_session, use
 from ..errors import (
     ArgumentError,
     SelectionError,
@@ -148,6 +150,25 @@ class Method:
         if self._engine.inner:
             self.channels_first = True  # inner tensors are as the graph has them
 
+    def _compute(self) -> None:
+        """Explain `data`: all that is not the same for other data."""
+        raise NotImplementedError
+
+    @classmethod
+    def _computes_all(cls) -> bool:
+        """Whether `_compute` does all that __init__ does with data; that of a user may do more."""
+        owners = [next(c for c in cls.__mro__ if f in vars(c)) for f in ("_compute", "__init__")]
+        return issubclass(*owners)
+
+    @in_session
+    def _again(self, data: Any) -> Self:
+        """Explain other data with the same arguments; references and the engine are used again."""
+        other = copy.copy(self)
+        use(self._engine.places[0])
+        other.data = other._arrays(data, "data")
+        other._compute()
+        return other
+
     def _check_arguments(self, converter: Any, data: Any) -> None:
         from ..converter import Converter
 
@@ -188,7 +209,7 @@ class Method:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave away what can be made again and cannot be pickled."""
-        return {name: value for name, value in vars(self).items() if name != "_engine"}
+        return {k: v for k, v in vars(self).items() if k not in ("_engine", "_sums")}
 
     def _arrays(self, data: Any, what: str) -> list[Array]:
         """Return arrays for the inputs of the engine's graph."""
@@ -407,13 +428,14 @@ class Method:
         if engine.free_rows:
             values = engine.forward([engine.xp.asarray(r) for r in refs], keep=False)
             return [to_host(score) for score in self._scores(values, slice(0, len(data[0])))]
-        parts = []
-        for rows in chunks(len(data[0]), engine.chunk_rows()):
+
+        def block(rows: slice) -> list[np.ndarray]:
             inputs = self._device_rows(data, rows)
             beside = engine.beside([engine.xp.asarray(r) for r in refs], inputs)
             values = engine.forward(beside, keep=False)
-            parts.append([to_host(s) for s in self._scores(values, rows)])
-        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+            return [to_host(s) for s in self._scores(values, rows)]
+
+        return engine.collect(block, list(chunks(len(data[0]), engine.chunk_rows())))
 
     # -- collecting -------------------------------------------------------------------------------
 
@@ -453,7 +475,8 @@ class Method:
             for target, signal in zip(self.result[s], signals, strict=True):
                 if target is None or signal is None:
                     continue
-                part = np.moveaxis(to_host(signal[here, :count]), 0, -1)
+                moved = namespace(signal).moveaxis(signal[here, :count], 0, -1)
+                part = to_host(moved)  # a GPU is faster at changing the order
                 if share is None:
                     target[rows, ..., there] = part
                 else:
@@ -518,7 +541,7 @@ class Method:
             yield bar.update
 
     def _device_rows(self, arrays: Sequence[Array], rows: slice) -> list[Array]:
-        return [self._engine.xp.asarray(x[rows]) for x in arrays]
+        return self._engine.device_rows(arrays, rows)
 
     def _need_data(self) -> None:
         """Raise where rows of a large result came without what was explained."""
@@ -532,10 +555,27 @@ class Method:
 
     @property
     def decomp_sum(self) -> list[np.ndarray]:
-        """Sum of the values over all inputs and features, per explained output (batch, nodes)."""
+        """Sum of the values over all inputs and features, per explained output (batch, nodes).
+
+        Computed once for the arrays in `result`, and read-only.
+        """
+        pairs = zip_longest(self._sums[0], self._arrays_of_result())
+        if any(summed is not array for summed, array in pairs):
+            del self._sums  # this is a copy with other arrays, or they were replaced
+        return list(self._sums[1])
+
+    @cached_property
+    def _sums(self) -> tuple[list[Any], list[np.ndarray]]:
+        """Arrays of the result, and what they add up to."""
         from ..results import decomp_sum
 
-        return decomp_sum(self)
+        sums = decomp_sum(self)
+        for array in sums:
+            array.setflags(write=False)
+        return self._arrays_of_result(), sums
+
+    def _arrays_of_result(self) -> list[Any]:
+        return [array for row in self.result for array in row]
 
     def summed(self, axis: int = -1) -> Method:
         """Return a copy of this result with one axis of the explained tensors summed away.

@@ -136,6 +136,9 @@ class GradCAM(Method):
         self._check_layers()
         self._over = self._input_of_maps() if upsample or guided else None
         self._rename()
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
         self.decomp_goal = None
         self._explain()

@@ -64,7 +64,10 @@ class ConnectionWeights(Method):
                 '"top1", ... and "predicted" choose nodes by the data, and ConnectionWeights reads '
                 "none; give the nodes as output_idx=[...]"
             )
-        self._allocate(len(self.data[0]) if times_input else 1)
+        self._compute()
+
+    def _compute(self) -> None:
+        self._allocate(len(self.data[0]) if self.times_input else 1)
         self.preds = self.decomp_goal = None
         self._explain()
         self._finish()
@@ -81,10 +84,13 @@ class ConnectionWeights(Method):
         ]
         values = engine.forward(level)
         step = connection_step(engine.graph, values, self._conventions)
-        for picked in engine.output_slices(self._n_nodes, 1):
-            signals = engine.backward(self._seeds(values, picked, slice(0, 1)), step)
-            found = reached(signals, engine.explained, 1)
-            self._store(slice(0, 1), picked, found)
+
+        def block(row: slice) -> None:
+            for picked in engine.output_slices(self._n_nodes, 1):
+                signals = engine.backward(self._seeds(values, picked, row), step)
+                self._store(row, picked, reached(signals, engine.explained, 1))
+
+        engine.each(block, [slice(0, 1)], self._stored)
         if self.times_input:
             self._multiply()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from ..arrays import Array, lead, to_host
 from ..conventions import DEEPLIFT
 from ..data import joined, leaves, rows_of
-from ..device import in_session, use
+from ..device import current, in_session, use
 from ..errors import RuleError, shown
 from ..kernels.base import Pair
 from ..rules import DEEPLIFT_RULES, DeepLiftRule, DeepLiftSetting
@@ -20,7 +19,14 @@ from ..walk import Ledger, chunks, difference_parts, multiplier_step
 from .base import Method
 from .checks import check_count, check_flags
 from .engine import Run
-from .gradients import _required, describe_reference, one_reference, reference_rows
+from .gradients import (
+    _required,
+    describe_reference,
+    one_reference,
+    reference_means,
+    reference_rows,
+    subtract_means,
+)
 
 if TYPE_CHECKING:
     from ..converter import Converter
@@ -141,11 +147,14 @@ class DeepLift(MultiplierMethod):
         self._choose_rule(rule_name, winner_takes_all)
         self._prepare(converter, _required(data), **options)
         self.x_ref = one_reference(self, x_ref)
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
-        self._each_pair(self._explain)
+        self._each_pair(self._explain_rows)
         self._finish()
 
-    def _explain(self, rows: slice, run: Run, reference: Run) -> None:
+    def _explain_rows(self, rows: slice, run: Run, reference: Run) -> None:
         self._store_scores(rows, run.values)
         scores = self._scores(reference.values, rows)
         for goal, start in zip(self.decomp_goal, scores, strict=True):
@@ -253,6 +262,9 @@ class DeepSHAP(MultiplierMethod):
         self._prepare(converter, _required(data), **options)
         given = drawn(joined(data_ref, "data_ref"), self.limit_ref, self.seed)
         self.data_ref = drawn(reference_rows(self, given), self.limit_ref, self.seed)
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
         if self._engine.free_rows:
             self._explain_tiles()
@@ -265,26 +277,18 @@ class DeepSHAP(MultiplierMethod):
 
         Neither side is ever repeated: one row of a run broadcasts against all rows of the other.
         """
-        engine, n_ref = self._engine, len(self.data_ref[0])
-        size = engine.chunk_rows(self._n_nodes)
-        shifts: list[Any] = [0.0] * len(self._selected)
-        for k, part in enumerate(chunks(n_ref, size)):
-            references = engine.per_place(partial(self._run_references, part))
-            for s, flat in enumerate(self._flat(references().values)):
-                shifts[s] = shifts[s] + to_host(flat.sum(axis=0, keepdims=True)) / n_ref
-            self._each_block(partial(self._explain_rows, references, k == 0), size)
-        everyone = slice(0, len(self.data[0]))
-        for goal, shift in zip(self.decomp_goal, self._pick(shifts, everyone), strict=True):
-            goal -= shift
+        references = _References(self)
+        means = reference_means(self, references.parts(), lambda part: references(part).values)
 
-    def _run_references(self, part: slice) -> Run:
-        return self._engine.run(self._device_rows(self.data_ref, part))
-
-    def _explain_rows(self, references: Callable[[], Run], first: bool, rows: slice) -> None:
-        run = self._engine.run(self._device_rows(self.data, rows))
-        if first:
+        def block(rows: slice) -> None:
+            parts = references.parts()
+            run = self._engine.run(self._device_rows(self.data, rows))
             self._store_scores(rows, run.values)
-        self._add_tile(rows, run, references())
+            for part in parts:
+                self._add_tile(rows, run, references(part))
+
+        self._each_block(block)
+        subtract_means(self, means)
 
     def _add_tile(self, rows: slice, run: Run, references: Run) -> None:
         """Add the contributions of some rows against some references."""
@@ -328,6 +332,32 @@ class DeepSHAP(MultiplierMethod):
             f"limit_ref: {self.limit_ref}",
             f"data_ref: {describe_reference(self.data_ref)}",
         ]
+
+
+class _References:
+    """Runs of as many references as fit at a time; if these are all, each GPU keeps its run."""
+
+    def __init__(self, method: DeepSHAP) -> None:
+        self._method, self._count = method, len(method.data_ref[0])
+        self._kept: dict[str, Run] = {}
+
+    def parts(self) -> list[slice]:
+        """Cut the references; fewer fit at a time when the memory of a GPU was full."""
+        size = self._method._engine.chunk_rows(self._method._n_nodes)
+        if size < self._count:
+            self._kept.clear()
+        return list(chunks(self._count, size))
+
+    def __call__(self, part: slice) -> Run:
+        """Return a run of some references."""
+        engine, method = self._method._engine, self._method
+        place, whole = current(engine.places).name, part == slice(0, self._count)
+        run = self._kept.get(place) if whole else None
+        if run is None:
+            run = engine.run(engine.device_rows(method.data_ref, part))
+        if whole:
+            self._kept[place] = run
+        return run
 
 
 def drawn(refs: Any, limit: int, seed: int | None) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import cpu_kernels
 from ..arrays import Array, to_host
 from ..device import HOST, Memory, PerPlace, choose, current, spread, use
 from ..graph.bodies import has_body
@@ -136,7 +137,7 @@ class Engine:
         """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
 
         However many threads there are, the chunks are the same. Networks without convolutions are
-        not cut further: their products are better left to BLAS.
+        not cut further: their products are cut by columns.
         """
         if self._memory is not None:
             return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
@@ -159,15 +160,17 @@ class Engine:
     def _convolves(self) -> bool:
         return any(node.op.startswith("Conv") for node in self.graph.nodes)
 
-    def threads(self, n_blocks: int) -> AbstractContextManager[None]:
-        """Return where blocks, or parts of one convolution, are computed side by side.
+    @cached_property
+    def _has_windows(self) -> bool:
+        return any("Conv" in node.op or "Pool" in node.op for node in self.graph.nodes)
 
-        Few large matrix products are left to the threads of BLAS, whose number may then show in
-        the last digit.
-        """
+    def threads(self) -> AbstractContextManager[None]:
+        """Return where blocks, or parts of one product, are computed side by side."""
         if self.xp is not np:
             return nullcontext()
-        return pool(split=n_blocks >= _FEW_BLOCKS or self._convolves)
+        if self._has_windows:
+            cpu_kernels.load()
+        return pool()
 
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
         """Cut the explained outputs so that their signals fit into memory."""
@@ -191,7 +194,7 @@ class Engine:
         """
         memory = self._memory
         if memory is None:
-            with self.threads(len(blocks)):
+            with self.threads():
                 each(lambda rows: (task(rows), done()), blocks)
             return
         least = int(self._bytes_of_row(1)) * (self.graph.fixed_batch or 1)
@@ -201,6 +204,22 @@ class Engine:
             lambda rows: (memory.do(task, rows, level, least, stored), done()),
             blocks,
         )
+
+    def collect(
+        self,
+        task: Callable[[slice], Sequence[np.ndarray]],
+        blocks: Sequence[slice],
+        done: Callable[[], Any] = lambda: None,
+    ) -> list[np.ndarray]:
+        """Do a task for chunks of rows as `each` does; join the arrays that it returns."""
+        found: dict[int, Sequence[np.ndarray]] = {}
+
+        def one(rows: slice) -> None:
+            found[rows.start] = task(rows)
+
+        self.each(one, blocks, done=done)
+        parts = (found[start] for start in sorted(found))
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
     def per_place(self, make: Callable[[], Any]) -> PerPlace:
         """Return a function that gives what `make` makes, made once on each GPU."""
@@ -226,14 +245,20 @@ class Engine:
         if self.head is None:
             return list(arrays)
         given = {spec.name: x for spec, x in zip(self.head.inputs, arrays, strict=True)}
-        found: list[list[np.ndarray]] = [[] for _ in self.head.outputs]
-        for rows in chunks(len(arrays[0]), self.chunk_rows()):
-            block = [self.xp.asarray(x[rows]) for x in arrays]
-            values = self.forward(block, keep=False, graph=self.head)
-            for parts, name in zip(found, self.head.outputs, strict=True):
-                parts.append(to_host(values[name][: len(block[0])]))
-        given.update(zip(self.head.outputs, map(np.concatenate, found), strict=True))
+        names = self.head.outputs
+
+        def block(rows: slice) -> list[np.ndarray]:
+            inputs = self.device_rows(arrays, rows)
+            values = self.forward(inputs, keep=False, graph=self.head)
+            return [to_host(values[name][: len(inputs[0])]) for name in names]
+
+        found = self.collect(block, list(chunks(len(arrays[0]), self.chunk_rows())))
+        given.update(zip(names, found, strict=True))
         return [given[name] for name in self.input_names]
+
+    def device_rows(self, arrays: Sequence[Array], rows: slice) -> list[Array]:
+        """Return some rows of arrays of the host where this thread computes."""
+        return [self.xp.asarray(x[rows]) for x in arrays]
 
     def backward(self, seeds: Mapping[str, Array], step: Step) -> Values:
         """Walk back to the explained tensors."""
@@ -245,16 +270,13 @@ class Engine:
 
     def predict(self, arrays: Sequence[Array]) -> list[np.ndarray]:
         """Return the outputs of the model for all rows, on the host."""
-        found: list[dict[int, np.ndarray]] = [{} for _ in self.outputs]
 
-        def block(rows: slice) -> None:
-            inputs = [self.xp.asarray(x[rows]) for x in arrays]
+        def block(rows: slice) -> list[np.ndarray]:
+            inputs = self.device_rows(arrays, rows)
             values = self.forward(inputs, keep=False)
-            for parts, name in zip(found, self.outputs, strict=True):
-                parts[rows.start] = to_host(values[name][: len(inputs[0])])
+            return [to_host(values[name][: len(inputs[0])]) for name in self.outputs]
 
-        self.each(block, self.blocks(len(arrays[0]), self.chunk_rows()))
-        return [np.concatenate([parts[start] for start in sorted(parts)]) for parts in found]
+        return self.collect(block, self.blocks(len(arrays[0]), self.chunk_rows()))
 
     def run(self, inputs: Sequence[Array]) -> Run:
         """Run the graph on some rows and keep everything for a walk back."""

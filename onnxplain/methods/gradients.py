@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -93,12 +94,15 @@ class Gradient(GradientMethod):
         check_flags(times_input=times_input)
         self.times_input = times_input
         self._prepare(converter, _required(data), **options)
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
         explain_chunks(
             self,
             self._step,
             start=None,
-            finish=times if times_input else lambda signals, inputs: self._shown(signals),
+            finish=times if self.times_input else lambda signals, inputs: self._shown(signals),
         )
         self._finish()
 
@@ -263,10 +267,15 @@ class SmoothGrad(PathMethod):
         known = self._conventions
         self.n = check_count("n", known.n if n is None else n)
         self.noise_level = _checked_level(known.noise_level if noise_level is None else noise_level)
-        self._allocate(len(self.data[0]))
         _check_noise(self.n, [x.shape[1:] for x in self.data])
+        self._compute()
+
+    def _compute(self) -> None:
+        known = self._conventions
+        self._allocate(len(self.data[0]))
         rng = np.random.default_rng(self.seed)
-        noise = [rng.standard_normal((self.n, *x.shape[1:])) for x in self.data]
+        shapes = [(self.n, *x.shape[1:]) for x in self.data]
+        noise = [rng.standard_normal(s).astype(self._engine.dtype, copy=False) for s in shapes]
         if known.clean_last:
             for e in noise:
                 e[-1] = 0
@@ -278,10 +287,10 @@ class SmoothGrad(PathMethod):
                 if not self._engine.moved[i]:
                     moved.append(_repeat(x, draws.stop - draws.start))
                     continue
-                e = namespace(x).asarray(noise[i][draws], dtype=x.dtype)[:, None]
+                e = namespace(x).asarray(noise[i][draws])[:, None]
                 sigma = self._sigma(x) if ranges is None else ranges[i]
                 moved.append(x + sigma * e)
-            return moved, (moved if times_input else None)
+            return moved, (moved if self.times_input else None)
 
         self._average(self.n, points)
         self._finish()
@@ -393,15 +402,19 @@ class IntegratedGradient(PathMethod):
         check_flags(times_input=times_input)
         self.times_input = times_input
         self._prepare(converter, _required(data), **options)
-        alphas, weights = self._quadrature(n, quadrature)
+        self._choose_quadrature(n, quadrature)
         self.x_ref = one_reference(self, x_ref)
+        self._compute()
+
+    def _compute(self) -> None:
+        alphas, weights = self._conventions.quadratures[self.quadrature](self.n)
         self._allocate(len(self.data[0]))
         engine = self._engine
         refs = engine.per_place(lambda: [engine.xp.asarray(r)[None] for r in self.x_ref])
 
         def points(inputs: Sequence[Array], draws: slice) -> Any:
             path, factors = _on_path(engine, inputs, refs(), alphas[draws])
-            return path, (factors if times_input else None)
+            return path, (factors if self.times_input else None)
 
         first = first_dense_layers(self._engine)
         if first:
@@ -452,8 +465,7 @@ class IntegratedGradient(PathMethod):
 
         self._each_block(block)
 
-    def _quadrature(self, n: int | None, name: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Check and remember the quadrature; return its nodes and weights on [0, 1]."""
+    def _choose_quadrature(self, n: int | None, name: str | None) -> None:
         known = self._conventions
         name = known.quadrature if name is None else name
         if not isinstance(name, str) or name not in known.quadratures:
@@ -461,7 +473,6 @@ class IntegratedGradient(PathMethod):
             choices = ", ".join(known.quadratures)
             raise ArgumentError(f"quadrature must be one of {choices}{whose}, got {shown(name)}")
         self.n, self.quadrature = check_count("n", known.n if n is None else n), name
-        return known.quadratures[name](self.n)
 
     def _describe(self) -> list[str]:
         return [
@@ -548,6 +559,9 @@ class ExpectedGradient(PathMethod):
         self._prepare(converter, _required(data), **options)
         self.n = check_count("n", self._conventions.n if n is None else n)
         self.data_ref = reference_rows(self, data_ref)
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
         rng = np.random.default_rng(self.seed)
         drawn = rng.integers(0, len(self.data_ref[0]), self.n)
@@ -565,23 +579,48 @@ class ExpectedGradient(PathMethod):
     def _subtract_references(self) -> None:
         """Make the goal the difference to the mean over all references."""
         engine, n_ref = self._engine, len(self.data_ref[0])
-        if engine.free_rows:  # references run together
-            blocks = chunks(n_ref, engine.chunk_rows())
-            runs = (engine.forward(self._device_rows(self.data_ref, b), False) for b in blocks)
-            sums = [
-                [to_host(flat.sum(axis=0, keepdims=True)) for flat in self._flat(values)]
-                for values in runs
-            ]
-            scores = (self._pick(flats, slice(0, len(self.data[0]))) for flats in sums)
-        else:
-            singles = ([r[k : k + 1] for r in self.data_ref] for k in range(n_ref))
-            scores = (self._reference_scores(one) for one in singles)
-        for part in scores:
-            for goal, score in zip(self.decomp_goal, part, strict=True):
+        if engine.free_rows:
+            subtract_means(self, self._reference_means)
+            return
+        for k in range(n_ref):
+            scores = self._reference_scores([r[k : k + 1] for r in self.data_ref])
+            for goal, score in zip(self.decomp_goal, scores, strict=True):
                 goal -= score / n_ref
+
+    @cached_property
+    def _reference_means(self) -> list[np.ndarray]:
+        engine = self._engine
+        parts = list(chunks(len(self.data_ref[0]), engine.chunk_rows()))
+
+        def run(part: slice) -> Values:
+            return engine.forward(self._device_rows(self.data_ref, part), keep=False)
+
+        return reference_means(self, parts, run)
 
     def _describe(self) -> list[str]:
         return [f"n: {self.n}", f"data_ref: {describe_reference(self.data_ref)}"]
+
+
+def reference_means(
+    method: Method, parts: Sequence[slice], run: Callable[[slice], Values]
+) -> list[np.ndarray]:
+    """Return the means over references of what is explained, (1, all nodes) per selected output.
+
+    `run` takes some of the references, one of `parts` or less, to a run of them.
+    """
+
+    def sums(part: slice) -> list[np.ndarray]:
+        return [to_host(flat.sum(axis=0, keepdims=True)) for flat in method._flat(run(part))]
+
+    count = parts[-1].stop
+    return [s.sum(axis=0, keepdims=True) / count for s in method._engine.collect(sums, parts)]
+
+
+def subtract_means(method: Method, means: Sequence[np.ndarray]) -> None:
+    """Make the goal the difference to the means over references."""
+    shifts = method._pick(means, slice(0, len(method.data[0])))
+    for goal, shift in zip(method.decomp_goal, shifts, strict=True):
+        goal -= shift
 
 
 def reference_rows(method: Method, data_ref: Any) -> list[Array]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..arrays import Array, divide, to_host
+from ..arrays import divide, to_host
 from ..errors import ArgumentError, DataError, ShapeError, shown
 from ..selection import Top
 from ..walk import chunks
@@ -125,12 +125,16 @@ class LIME(AgnosticMethod):
         self.kernel_width = _positive("kernel_width", width)
         if self.on_bins:
             self._check_table(baseline)
-            self.data_ref = self._references(data, data_ref)
-            self._explain_table(_Spread(self, self._features(self.data_ref)))
-            return
         if baseline is None:
             self.data_ref = self._references(data, data_ref)
-        self._explain_groups(self._baseline(baseline))
+        self._level = None if self.on_bins else self._baseline(baseline)
+        self._compute()
+
+    def _compute(self) -> None:
+        if self._level is None:
+            self._explain_table(_Spread(self, self._features(self.data_ref)))
+        else:
+            self._explain_groups(self._level)
 
     # -- checks -----------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class LIME(AgnosticMethod):
                 "groups, one array per input with values"
             )
 
-    def _baseline(self, baseline: Any) -> Array:
+    def _baseline(self, baseline: Any) -> np.ndarray:
         """Return what groups are replaced by, (1, features)."""
         if baseline is None:
             return self._features(self.data_ref).mean(axis=0, keepdims=True)
@@ -175,7 +179,7 @@ class LIME(AgnosticMethod):
     # -- tables -----------------------------------------------------------------------------------
 
     def _explain_table(self, spread: _Spread) -> None:
-        scores, x = self._predict(), to_host(self._features(self.data)).astype(np.float64)
+        scores, x = self._predict(), self._features(self.data).astype(np.float64)
         shared = self._shared_answers(spread.samples)
         fits = []
         row_bytes = 8 * self.n_permutations * (3 * self._n_groups + 2 * self._n_nodes)
@@ -189,18 +193,18 @@ class LIME(AgnosticMethod):
 
     def _shared_answers(self, samples: np.ndarray) -> list[np.ndarray]:
         """Return answers to samples: per explained output the nodes, or all where rows differ."""
-        engine, parts = self._engine, []
-        nobody = np.zeros(len(samples), np.int64)
+        engine = self._engine
+
+        def block(rows: slice) -> list[np.ndarray]:
+            here = engine.xp.asarray(samples[rows].astype(engine.dtype))
+            flats = self._flats(here, np.zeros(len(here), np.int64))
+            pairs = zip(self._nodes, flats, strict=True)
+            return [to_host(f if isinstance(n, Top) else n.values(f)) for n, f in pairs]
+
         blocks = list(chunks(len(samples), engine.chunk_rows()))
         with self._progress(len(blocks)) as done:
-            for block in blocks:
-                rows = engine.xp.asarray(samples[block].astype(engine.dtype))
-                flats = self._flats(rows, nobody[block])
-                pairs = zip(self._nodes, flats, strict=True)
-                parts.append([to_host(f if isinstance(n, Top) else n.values(f)) for n, f in pairs])
-                done()
-        joined = [np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True)]
-        return [self._checked(part, "rows with changed features") for part in joined]
+            found = engine.collect(block, blocks, done)
+        return [self._checked(f.astype(np.float64), "rows with changed features") for f in found]
 
     def _own_answers(self, shared: Sequence[np.ndarray], rows: slice) -> np.ndarray:
         """Return answers (rows, samples, nodes)."""
@@ -214,7 +218,7 @@ class LIME(AgnosticMethod):
 
     # -- groups -----------------------------------------------------------------------------------
 
-    def _explain_groups(self, baseline: Array) -> None:
+    def _explain_groups(self, baseline: np.ndarray) -> None:
         scores = self._predict()
         rng = np.random.default_rng(self.seed)
         masks = rng.random((self.n_permutations, self._n_groups)) < 0.5
@@ -269,8 +273,8 @@ _Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
 class _Spread:
     """How features are spread in the references: samples, bins and scales."""
 
-    def __init__(self, method: LIME, refs: Array) -> None:
-        refs = to_host(refs).astype(np.float64)
+    def __init__(self, method: LIME, refs: np.ndarray) -> None:
+        refs = refs.astype(np.float64)
         self.constant = (refs == refs[0]).all(axis=0)
         if self.constant.all():
             raise DataError(

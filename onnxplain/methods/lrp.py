@@ -106,6 +106,9 @@ class LRP(Method):
         self.winner_takes_all, self.gates = winner_takes_all, gates
         self._prepare(converter, _required(data), **options)
         self._settings = self._choose_rules()
+        self._compute()
+
+    def _compute(self) -> None:
         self._allocate(len(self.data[0]))
         explain_chunks(self, self._step, self._start, lambda signals, inputs: signals)
         if self._shift:
@@ -232,14 +235,24 @@ class LRP(Method):
         self._need_data()
         engine, books = self._engine, []
         use(engine.places[0])
-        for rows in engine.blocks(len(self.data[0]), engine.chunk_rows(self._n_nodes)):
-            values = engine.forward(self._device_rows(self.data, rows))
+
+        def book(rows: slice) -> None:
+            values, count = (
+                engine.forward(self._device_rows(self.data, rows)),
+                rows.stop - rows.start,
+            )
             start = self._start(self._parts(values, rows))
-            for picked in engine.output_slices(self._n_nodes, rows.stop - rows.start):
+            found = []
+            for picked in engine.output_slices(self._n_nodes, count):
                 ledger = Ledger(engine.graph.rows_first)
                 step = relevance_step(engine.graph, values, self._settings, ledger)
                 engine.backward(self._seeds(values, picked, rows, start), step)
-                books.append((ledger, rows.stop - rows.start))
+                ledger.fetch()
+                found.append((rows.start, (ledger, count)))
+            books.extend(found)  # all or none: what does not fit into memory is done again
+
+        self._each_block(book)
+        books = [entry for _, entry in sorted(books, key=lambda b: b[0])]
         rules = {name: repr(setting.rule) for name, setting in self._settings.items()}
         return ledger_table(books, rules)
 

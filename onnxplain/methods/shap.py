@@ -112,7 +112,7 @@ class SHAP(AgnosticMethod):
         self.data_ref = drawn(self._references(data, data_ref), self.limit_ref, self.seed)
         self._group(groups)
         self.exact = self._enumerates(exact)
-        self._explain(_Subsets(self._n_groups) if self.exact else self._orders())
+        self._compute()
 
     def _enumerates(self, exact: bool | str) -> bool:
         if exact is True and self._n_groups > MAX_EXACT_GROUPS:
@@ -126,7 +126,8 @@ class SHAP(AgnosticMethod):
         check_size("n_permutations", 16 * self.n_permutations * self._n_groups)
         return _Orders(self._n_groups, self.n_permutations, np.random.default_rng(self.seed))
 
-    def _explain(self, plan: _Subsets | _Orders) -> None:
+    def _compute(self) -> None:
+        plan = _Subsets(self._n_groups) if self.exact else self._orders()
         full = self._predict()
         shape = (self._n_rows, self._n_groups, self._n_nodes)
         values, errors, empty = np.zeros(shape), np.zeros(shape), np.zeros_like(full)
