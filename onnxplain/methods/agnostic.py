@@ -144,7 +144,7 @@ class _FunctionEngine(Engine):
         row = self.dtype.itemsize * math.prod(self.dims[0])
         return self.batch_size or min(max(1, ROW_BYTES // row), MAX_ROWS)
 
-    def threads(self, n_blocks: int) -> AbstractContextManager[None]:
+    def threads(self) -> AbstractContextManager[None]:
         return nullcontext()  # the function may not bear to be called side by side
 
     def forward(self, arrays: Sequence[Array], keep: bool = True, graph: Any = None) -> Values:
