@@ -16,6 +16,7 @@ from .methods.gradients import ExpectedGradient, Gradient, IntegratedGradient, S
 from .methods.lime import LIME
 from .methods.lrp import LRP
 from .methods.shap import SHAP
+from .processor import PerformanceAdvice
 from .report import report
 from .storage import load
 from .streaming import explain_to, open_result
@@ -55,6 +56,7 @@ __all__ = [
     "GuidedBackprop",
     "IntegratedGradient",
     "OnnxplainError",
+    "PerformanceAdvice",
     "SmoothGrad",
     "compare_models",
     "convert",

@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, Shape, derived
+from .frugal import is_frugal
+from .processor import PerformanceAdvice
 from .threads import each, know_blas
 
 # Columns of a convolution that are made at a time stay in the cache of a core, but a matrix of
@@ -30,6 +33,8 @@ _TILES = 384
 # Work is cut into so many blocks, of so many products or numbers and outputs at least.
 _BLOCKS, _FEWEST_OUTPUTS = 8, 32
 _FEWEST_PRODUCTS, _FEWEST_NUMBERS = 2**23, 2**16
+# Matrices of fewer rows multiply slowly.
+_FEWEST_CHANNELS = 16
 _TYPES = "fd"
 
 Range = tuple[int, int]
@@ -37,18 +42,32 @@ Range = tuple[int, int]
 
 @cache
 def available() -> bool:
-    """Tell whether Numba is installed, and ONNXPLAIN_COMPILED does not switch it off."""
-    return os.environ.get("ONNXPLAIN_COMPILED") != "0" and _installed()
+    """Tell whether Numba can be used, and ONNXPLAIN_COMPILED does not switch it off."""
+    wish = os.environ.get("ONNXPLAIN_COMPILED")
+    if wish == "0" or importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        kept = _loops().KEPT
+    except ImportError as error:  # a release of Numba that does not know this one of NumPy
+        return _told(f"Numba cannot be loaded ({error})")
+    if kept or wish == "1":
+        return True
+    return _told(
+        "Numba finds no folder in which to keep what it compiles, which takes seconds in every "
+        "process; name one in NUMBA_CACHE_DIR, or set ONNXPLAIN_COMPILED=1 to wait each time"
+    )
 
 
-def _installed() -> bool:
-    return importlib.util.find_spec("numba") is not None
+def _told(why: str) -> bool:
+    message = f"{why}: convolutions run uncompiled; ONNXPLAIN_COMPILED=0 ends this advice"
+    warnings.warn(message, PerformanceAdvice, stacklevel=3)
+    return False
 
 
 def serves(x: Any, axes: int) -> bool:
     """Tell whether functions of this module work on `x`, of so many spatial axes."""
-    plain = type(x) is np.ndarray and 1 <= axes <= 3 and x.dtype.char in _TYPES
-    return plain and x.size > 0 and available()
+    plain = type(x) is np.ndarray and x.dtype.char in _TYPES and x.dtype.isnative
+    return plain and 1 <= axes <= 3 and x.size > 0 and available() and not is_frugal()
 
 
 def load() -> None:
@@ -108,14 +127,25 @@ def _room(dtype: Any, size: int) -> Array:
 
 
 def _like(x: Array, dtype: np.dtype) -> Array:
-    return np.ascontiguousarray(x, dtype)
+    """Return `x` in one piece, as the loops take it."""
+    x = np.ascontiguousarray(x, dtype)
+    return x if x.flags.writeable else np.asarray(_Borrowed(x))
+
+
+class _Borrowed:
+    """Memory that must not be written to; the loops only read it, but know one kind of array."""
+
+    def __init__(self, x: Array):
+        self.x = x
+        interface = x.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
 
 
 # -- convolution ----------------------------------------------------------------------------------
 
 
 def _matrices(w: Array, groups: int) -> Array:
-    return np.ascontiguousarray(w).reshape(groups, len(w) // groups, -1)
+    return _like(w, w.dtype).reshape(groups, len(w) // groups, -1)
 
 
 def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
@@ -171,15 +201,18 @@ def convolve_back(g: Array, shape: Shape, w: Array, win: Any, groups: int) -> Ar
     (n, c, *image), (o, *out) = shape, g.shape[1:]
     if groups == c == o:
         return window_spread(g, shape, win, w)
+    straight = all(stride == 1 for stride in win.strides)
+    if straight and c // groups >= _FEWEST_CHANNELS:  # a convolution again, with kernels turned
+        turned = derived(w, f"turned {groups}", lambda v: _turned(v, groups))
+        return convolve(g, turned, _turned_windows(win), groups, tuple(image))
     gx = np.zeros(shape, g.dtype)
     if not gx.size:
         return gx
-    turned = derived(w, f"turned {groups}", lambda v: _turned(v, groups)).astype(
-        g.dtype, copy=False
-    )
+    swapped = derived(w, f"swapped {groups}", lambda v: _swapped(v, groups))
+    swapped = swapped.astype(g.dtype, copy=False)
     sizes, cells = _windows(image, out, win), math.prod(win.kernel)
     flat, to = _like(g, g.dtype).reshape(n, o, -1), gx.reshape(n, c, -1)
-    blocks = _split(g.size * turned.shape[1]) // n
+    blocks = _split(g.size * swapped.shape[1]) // n
     channels = _parts(c // groups, blocks, max(1, _FEWEST_OUTPUTS // cells))
     high, wide = sizes[7:9]
     lines = channels[0][1] * cells
@@ -189,14 +222,23 @@ def convolve_back(g: Array, shape: Shape, w: Array, win: Any, groups: int) -> Ar
     def block(place: tuple[int, Range]) -> None:
         i, part = place
         space = _room(g.dtype, needed)
-        _loops().convolve_back(flat, turned, to, (i, i + 1), part, step, sizes, space)
+        _loops().convolve_back(flat, swapped, to, (i, i + 1), part, step, sizes, space)
 
     each(block, product(range(n), channels))
     return gx
 
 
+def _swapped(w: Array, groups: int) -> Array:
+    """Return matrices from outputs to inputs, (groups, c / groups cells, o / groups)."""
+    return _like(_matrices(w, groups).swapaxes(1, 2), w.dtype)
+
+
 def _turned(w: Array, groups: int) -> Array:
-    return np.ascontiguousarray(_matrices(w, groups).swapaxes(1, 2))
+    """Return the kernels of the transpose, (c, o / groups, ...)."""
+    o, c, *kernel = w.shape
+    parts = w.reshape(groups, o // groups, c, *kernel).swapaxes(1, 2)
+    flipped = np.flip(parts, tuple(range(3, parts.ndim)))
+    return np.ascontiguousarray(flipped).reshape(groups * c, o // groups, *kernel)
 
 
 def winograd(x: Array, u: Array, pads: Sequence[Range]) -> Array:
@@ -205,7 +247,7 @@ def winograd(x: Array, u: Array, pads: Sequence[Range]) -> Array:
     (top, bottom), (left, right) = pads
     out = (h + top + bottom - 2, w + left + right - 2)
     x, y = _like(x, x.dtype), np.empty((n, o, *out), x.dtype)
-    u = u.reshape(4, 4, o, c)
+    u = _like(u, x.dtype).reshape(4, 4, o, c)
     high, wide = -(-out[0] // 2), -(-out[1] // 2)
     rows = max(1, min(high, _TILES // wide))
     rows = -(-high // -(-high // rows))
@@ -254,25 +296,32 @@ def loud(x: Array) -> Array:
 # -- elements -------------------------------------------------------------------------------------
 
 
-def serves_elements(x: Any) -> bool:
-    """Tell whether `rectify` and `rectify_back` work on `x` without anything to load."""
-    return loaded() and serves(x, 1)
+def serves_elements(x: Any, *signals: Any) -> bool:
+    """Tell whether `clip` works on `x`, `clip_back` on signals for it, without more to load."""
+    alike = all(g.dtype == x.dtype and g.shape[1:] == x.shape for g in signals)
+    return alike and loaded() and serves(x, 1)
 
 
-def rectify(x: Array) -> Array:
-    """Return max(x, 0)."""
+def clip(x: Array, low: Any = None, high: Any = None) -> Array:
+    """Return x between two bounds, either of which may be missing."""
     x, y = _like(x, x.dtype), np.empty(x.shape, x.dtype)
-    flat, to = x.reshape(-1), y.reshape(-1)
-    _each_part(lambda part: _loops().rectify(flat, to, part), x.size)
+    flat, to, bounds = x.reshape(-1), y.reshape(-1), _bounds(x, low, high)
+    _each_part(lambda part: _loops().clip(flat, *bounds, to, part), x.size)
     return y
 
 
-def rectify_back(g: Array, x: Array) -> Array:
-    """Return the signal g (outputs, ...) where x (...) is above 0."""
-    g, gx = _like(g, g.dtype), np.empty(g.shape, g.dtype)
+def clip_back(g: Array, x: Array, low: Any = None, high: Any = None) -> Array:
+    """Return the signal g (outputs, ...) where x (...) lies between the bounds."""
+    g, gx, bounds = _like(g, g.dtype), np.empty(g.shape, g.dtype), _bounds(x, low, high)
     flat, signal, to = _like(x, x.dtype).reshape(-1), g.reshape(len(g), -1), gx.reshape(len(g), -1)
-    _each_part(lambda part: _loops().rectify_back(signal, flat, to, part), x.size)
+    _each_part(lambda part: _loops().clip_back(signal, flat, *bounds, to, part), x.size)
     return gx
+
+
+def _bounds(x: Array, low: Any, high: Any) -> tuple[Any, Any]:
+    """Return bounds as the loops read them: NaN is none."""
+    low, high = (x.dtype.type(np.nan if b is None else np.asarray(b).item()) for b in (low, high))
+    return low, high
 
 
 def _each_part(task: Callable[[Range], Any], size: int) -> None:
@@ -308,11 +357,27 @@ def window_spread(g: Array, shape: Shape, win: Any, filters: Array | None = None
     """Return the transpose of `window_sums`: g (..., *out) back to `shape`."""
     axes = len(win.kernel)
     out, image = g.shape[-axes:], shape[-axes:]
+    if all(stride == 1 for stride in win.strides):
+        planes = g.reshape(-1, *g.shape[-axes - 1 :])  # signals have one more axis
+        turned = _turned_filters(filters, axes)
+        return window_sums(planes, _turned_windows(win), image, turned).reshape(shape)
     gx = np.empty(shape, g.dtype)
     sizes, signal, weights = _windows(image, out, win), _planes(g, out), _filters(g, win, filters)
     to = gx.reshape(-1, *_three(image))
     _each_plane(lambda part: _loops().window_spread(signal, weights, to, part, sizes), to)
     return gx
+
+
+def _turned_windows(win: Any) -> Any:
+    """Return the windows of the transpose, of stride 1."""
+    spans = [d * (k - 1) for k, d in zip(win.kernel, win.dilations, strict=True)]
+    return win._replace(
+        pads=tuple((s - a, s - b) for s, (a, b) in zip(spans, win.pads, strict=True))
+    )
+
+
+def _turned_filters(filters: Array | None, axes: int) -> Array | None:
+    return None if filters is None else np.flip(filters, tuple(range(-axes, 0)))
 
 
 def _filters(x: Array, win: Any, filters: Array | None) -> Array:

@@ -11,12 +11,42 @@ instructions on many numbers.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 # contract: a product and a sum may become one instruction, which rounds once.
-_compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_njit = njit(nogil=True, error_model="numpy", fastmath={"contract"})
+
+
+class _Cache(FunctionCache):
+    """What is compiled, in files; a full disk or a damaged file costs time, and nothing else."""
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            return None
+
+    def save_overload(self, sig, data):
+        with suppress(Exception):
+            super().save_overload(sig, data)
+
+
+KEPT = True  # whether what is compiled serves later processes, too
+
+
+def _compiled(function):
+    global KEPT
+    made = _njit(function)
+    try:
+        made._cache = _Cache(function)
+    except RuntimeError:  # no folder can be written to
+        KEPT = False
+    return made
 
 
 @intrinsic
@@ -66,6 +96,20 @@ def _gather(to, x, f, top, left, down, along):
         else:
             for k in range(len(out)):
                 out[k] += f * line[k * along]
+
+
+@_compiled
+def _gather_three(to, x, f, top, left, down, along):
+    """Do `_gather` for three neighbours at once."""
+    f0, f1, f2 = f[0], f[1], f[2]
+    for h in range(to.shape[0]):
+        out, line = to[h], x[top + h * down][left:]
+        if along == 1:
+            for k in range(len(out)):
+                out[k] += f0 * line[k] + f1 * line[k + 1] + f2 * line[k + 2]
+        else:
+            for k in range(len(out)):
+                out[k] += f0 * line[2 * k] + f1 * line[2 * k + 1] + f2 * line[2 * k + 2]
 
 
 @_compiled
@@ -445,21 +489,24 @@ def loud(x, heard):
 
 
 @_compiled
-def rectify(x, y, part):
-    """Put max(x, 0) into y; NaN stays."""
+def clip(x, low, high, y, part):
+    """Put x between two bounds into y; NaN stays, and as a bound it is none."""
     x, y = _lent(x)[part[0] : part[1]], _lent(y)[part[0] : part[1]]
     for k in range(len(x)):
-        y[k] = x[k] if x[k] > 0 or x[k] != x[k] else 0
+        v = low if x[k] < low else x[k]
+        y[k] = high if v > high else v
 
 
 @_compiled
-def rectify_back(g, x, to, part):
-    """Put g (outputs, size) into `to` where x (size) is above 0."""
+def clip_back(g, x, low, high, to, part):
+    """Put g (outputs, size) into `to` where x (size) lies between the bounds."""
     g, to, x = _lent(g), _lent(to), _lent(x)[part[0] : part[1]]
+    below, above = low != low, high != high  # no bounds
     for o in range(len(g)):
         signal, out = g[o][part[0] : part[1]], to[o][part[0] : part[1]]
         for k in range(len(x)):
-            out[k] = signal[k] if x[k] > 0 else 0
+            inside = (below or x[k] > low) and (above or x[k] < high)
+            out[k] = signal[k] if inside else 0
 
 
 # -- windows --------------------------------------------------------------------------------------
@@ -480,6 +527,10 @@ def window_sums(x, filters, y, planes, win):
                     continue
                 _pad(padded, x[p, d], PH, PW, 0)
                 filter = filters[p % len(filters), a * KH * KW : (a + 1) * KH * KW]
+                if KW == 3 and EW == 1 and SW <= 2:
+                    for b in range(KH):
+                        _gather_three(y[p, i], padded, filter[3 * b :], b * EH, 0, SH, SW)
+                    continue
                 for cell in range(KH * KW):
                     top, left = cell // KW * EH, cell % KW * EW
                     _gather(y[p, i], padded, filter[cell], top, left, SH, SW)

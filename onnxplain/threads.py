@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 from .errors import ArgumentError, shown
+from .processor import advise
 
 T = TypeVar("T")
 
@@ -117,7 +119,9 @@ class _blas_held:
 def _blas() -> Any:
     import threadpoolctl
 
-    return threadpoolctl.ThreadpoolController()
+    controller = threadpoolctl.ThreadpoolController()
+    advise(controller.info())
+    return controller
 
 
 def know_blas() -> None:
@@ -143,34 +147,41 @@ def splits() -> bool:
     return getattr(_here, "open", False)
 
 
-def _one_by_one(task: Callable[[T], Any], items: Iterable[T]) -> None:
-    """Do as threads would: within a task nothing is split once more."""
-    _here.open = False
-    try:
-        for item in items:
-            task(item)
-    finally:
-        _here.open = True
-
-
 def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
     """Do a task for every item: side by side inside `pool`, else one after the other.
 
-    The first error of a task is raised once all tasks that had started are done.
+    The thread that calls takes its share; within a task nothing is split once more. After an
+    error no task is begun; it is raised once all that had begun are done.
     """
     items = list(items)
-    n = get_num_threads()
     if len(items) < 2 or not splits():
         for item in items:
             task(item)
         return
-    if n == 1:
-        _one_by_one(task, items)
-        return
-    futures = [_executor(n).submit(task, item) for item in items]
+    todo, n = deque(items), get_num_threads()
+    futures = [
+        _executor(n - 1).submit(_work_off, task, todo) for _ in range(min(n, len(items)) - 1)
+    ]
+    _here.open = False
     try:
-        for future in futures:
-            future.result()
+        _work_off(task, todo)
     finally:
-        for future in futures:
-            future.cancel()
+        _here.open = True
+        todo.clear()
+        wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _work_off(task: Callable[[T], Any], todo: deque[T]) -> None:
+    """Take what nobody else has taken, until nothing is left."""
+    while True:
+        try:
+            item = todo.popleft()
+        except IndexError:
+            return
+        try:
+            task(item)
+        except BaseException:
+            todo.clear()
+            raise

@@ -22,6 +22,13 @@ def shared() -> Path:
     return folder
 
 
+def pytest_report_header():
+    """Say which way convolutions go."""
+    from onnxplain import cpu_kernels
+
+    return f"convolutions: {'compiled by Numba' if cpu_kernels.available() else 'NumPy'}"
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """Close what a test drew, so that figures do not pile up."""

@@ -1,12 +1,13 @@
 """Threads change how fast explanations are, never what they say."""
 
 import threading
+import warnings
 
 import numpy as np
 import pytest
 
 import onnxplain as ox
-from onnxplain import threads
+from onnxplain import processor, threads
 from onnxplain.errors import ArgumentError
 
 
@@ -34,10 +35,21 @@ def test_outside_a_pool_tasks_run_here():
     assert names_of_threads(5) == {threading.current_thread().name}
 
 
-def test_inside_a_pool_tasks_run_on_its_threads():
+def test_inside_a_pool_tasks_run_side_by_side():
+    together = threading.Barrier(3, timeout=60)
+    seen = set()
+
+    def task(_):
+        together.wait()
+        seen.add(threading.current_thread().name)
+
     threads.set_num_threads(3)
     with threads.pool():
-        assert all(name.startswith("onnxplain") for name in names_of_threads(5))
+        threads.each(task, range(3))
+    others = seen - {threading.current_thread().name}
+    assert len(seen) == 3
+    assert len(others) == 2
+    assert all(name.startswith("onnxplain") for name in others)
 
 
 def test_a_single_task_runs_here():
@@ -75,11 +87,15 @@ def test_two_explanations_at_once_leave_the_number_of_blas_threads_as_it_was():
     assert blas_threads() == before
 
 
-def test_work_that_cannot_be_split_leaves_threads_to_blas():
-    threads.set_num_threads(3)
-    with threads.pool(split=False):
-        assert names_of_threads(4) == {threading.current_thread().name}
-        assert blas_threads() in (1, 2, 3)  # never more than asked for
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_task_of_several_is_not_split_again(n):
+    threads.set_num_threads(n)
+    found = []
+    with threads.pool():
+        assert threads.splits()
+        threads.each(lambda i: found.append(threads.splits()), range(4))
+        threads.each(lambda i: found.append(threads.splits()), range(1))  # alone: it may
+    assert found == [False] * 4 + [True]
 
 
 def test_the_first_error_comes_out():
@@ -168,3 +184,42 @@ def test_results_are_the_same_bit_for_bit_with_any_number_of_threads(method, row
     for other in found[1:]:
         np.testing.assert_array_equal(other.get_result(), found[0].get_result())
         np.testing.assert_array_equal(other.preds[0], found[0].preds[0])
+
+
+# -- advice ---------------------------------------------------------------------------------------
+
+HASWELL = [{"user_api": "blas", "architecture": "Haswell"}, {"user_api": "openmp"}]
+ALL_FLAGS = {"sse2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+
+def advice(monkeypatch, libraries, flags, core=None):
+    processor._warn.cache_clear()
+    monkeypatch.setattr(processor, "_flags", lambda: flags)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if core:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", core)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        processor.advise(libraries)
+        processor.advise(libraries)
+    return [str(w.message) for w in found if w.category is ox.PerformanceAdvice]
+
+
+def test_kernels_for_an_older_processor_are_told_once(monkeypatch):
+    (told,) = advice(monkeypatch, HASWELL, ALL_FLAGS)
+    assert "for Haswell" in told
+    assert "OPENBLAS_CORETYPE=SkylakeX" in told
+
+
+@pytest.mark.parametrize(
+    "libraries, flags, core",
+    [
+        (HASWELL, {"avx2"}, None),
+        (HASWELL, set(), None),
+        (HASWELL, ALL_FLAGS, "Haswell"),
+        ([{"user_api": "blas", "architecture": "SkylakeX"}], ALL_FLAGS, None),
+        ([{"user_api": "blas", "internal_api": "mkl"}], ALL_FLAGS, None),
+    ],
+)
+def test_right_or_chosen_kernels_need_no_advice(monkeypatch, libraries, flags, core):
+    assert advice(monkeypatch, libraries, flags, core) == []

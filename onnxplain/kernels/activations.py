@@ -77,17 +77,15 @@ class Relu(Piecewise, op="Relu"):
 
     def forward(self, x):
         if cpu_kernels.serves_elements(x):
-            return cpu_kernels.rectify(x)
+            return cpu_kernels.clip(x, 0)
         return namespace(x).maximum(x, x.dtype.type(0))
 
     def slope(self, x, y):
         return (x > 0).astype(x.dtype)
 
     def gradient(self, rec, g):
-        (x,) = rec.inputs
-        alike = g[0].dtype == x.dtype and g[0].shape[1:] == x.shape
-        if alike and cpu_kernels.serves_elements(x):
-            return (cpu_kernels.rectify_back(g[0], x),)
+        if cpu_kernels.serves_elements(rec.inputs[0], g[0]):
+            return (cpu_kernels.clip_back(g[0], rec.inputs[0], 0),)
         return super().gradient(rec, g)
 
     def secant(self, x, y, x0, y0):
@@ -148,12 +146,19 @@ class Abs(Piecewise, op="Abs"):
         return namespace(x).sign(x)
 
 
+def _are_numbers(x: Array, *bounds: Array | None) -> bool:
+    """Tell whether bounds, which may have axes, are one number for all of x."""
+    return all(b is None or (b.size == 1 and b.ndim <= x.ndim) for b in bounds)
+
+
 class Clip(Piecewise, op="Clip", since=11):
     """y = x between two bounds; both optional."""
 
     activation = True
 
     def forward(self, x, low=None, high=None):
+        if _are_numbers(x, low, high) and cpu_kernels.serves_elements(x):
+            return cpu_kernels.clip(x, low, high)
         xp = namespace(x)
         x = x if low is None else xp.maximum(x, low)
         return x if high is None else xp.minimum(x, high)
@@ -163,6 +168,15 @@ class Clip(Piecewise, op="Clip", since=11):
         inside = inside if low is None else inside & (x > low)
         inside = inside if high is None else inside & (x < high)
         return inside.astype(x.dtype)
+
+    def gradient(self, rec, g):
+        x, *bounds = rec.inputs
+        if _are_numbers(x, *bounds) and cpu_kernels.serves_elements(x, g[0]):
+            return self.at(0, cpu_kernels.clip_back(g[0], x, *self._bounds(x, *bounds)))
+        return super().gradient(rec, g)
+
+    def _bounds(self, x, low=None, high=None):
+        return low, high
 
     def secant(self, x, y, x0, y0, low=None, high=None):
         """Quotients do not cancel here: y equals x inside, and close numbers subtract exactly."""
@@ -182,7 +196,7 @@ class Clip6(Clip, op="Clip", since=6):
     def secant(self, x, y, x0, y0):
         return divide(y - y0, x - x0, self.slope(x, y))
 
-    def _bounds(self, x):
+    def _bounds(self, x, low=None, high=None):
         return x.dtype.type(self.min), x.dtype.type(self.max)
 
 

@@ -330,7 +330,7 @@ class Merge(Kernel):
         raise NotImplementedError
 
     def forward(self, *inputs):
-        terms = [x if c == 1 else c * x for c, x in zip(self.coefficients(), inputs, strict=True)]
+        terms = [_scaled(c, x) for c, x in zip(self.coefficients(), inputs, strict=True)]
         return sum(terms[1:], start=terms[0])
 
     def _each(self, rec: Record, ref: Record | None, f: Any) -> Signals:
@@ -340,7 +340,7 @@ class Merge(Kernel):
         )
 
     def gradient(self, rec, g):
-        return self._each(rec, None, lambda i, c, shape: unbroadcast(c * g[0], shape))
+        return self._each(rec, None, lambda i, c, shape: unbroadcast(_scaled(c, g[0]), shape))
 
     def relevance(self, rec, r, rule, note):
         if rule.equal_shares:
@@ -363,7 +363,7 @@ class Merge(Kernel):
     def deeplift(self, rec, ref, m, rule, parts):
         def one(i: int, c: float, shape: Shape) -> Array:
             if not isinstance(m[0], Pair):
-                return unbroadcast(c * m[0], shape)
+                return unbroadcast(_scaled(c, m[0]), shape)
             dx = c * (rec.inputs[i] - ref.inputs[i])
             p, n = m[0].positive, m[0].negative
             xp = namespace(dx)
@@ -392,6 +392,10 @@ class Merge(Kernel):
             "connection": ("copies", True, ""),
         }
         return words[method]
+
+
+def _scaled(c: float, x: Array) -> Array:
+    return x if c == 1 else c * x
 
 
 class Product(Kernel):
@@ -508,7 +512,9 @@ class Selector(Kernel):
         xp = namespace(dy)
         up = xp.where(dy >= 0, rise, 0).astype(dy.dtype, copy=False)
         down = xp.where(dy < 0, fall, 0).astype(dy.dtype, copy=False)
-        return self.send(m * up, x, y, shape) + self.send(m * down, x0, y0, shape)
+        out = self.send(m * up, x, y, shape)
+        out += self.send(m * down, x0, y0, shape)  # for many explained outputs these are large
+        return out
 
     def _surrogate(self, x, x0, y, y0, m, shape):
         """Spread over the window as its mean would; the winner gets what the mean cannot carry."""

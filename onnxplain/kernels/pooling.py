@@ -97,7 +97,7 @@ class MaxPool(Selector, op="MaxPool"):
 
     def send(self, g, x, y, shape):
         win, _ = pool_windows(self, shape[2:])
-        fast = for_windows(g, len(win.kernel))
+        fast = for_windows(x, len(win.kernel)) and for_windows(g, len(win.kernel))
         if fast:
             return fast.send_to_winners(g, x, y, shape, win)
         spatial = [n + a + b for n, (a, b) in zip(shape[2:], win.pads, strict=True)]
@@ -109,7 +109,7 @@ class MaxPool(Selector, op="MaxPool"):
 
     def pick(self, values, x, y):
         win, _ = pool_windows(self, x.shape[2:])
-        fast = for_windows(values, len(win.kernel))
+        fast = for_windows(x, len(win.kernel)) and for_windows(values, len(win.kernel))
         if fast:
             return fast.pick_winners(values, x, y, win)
         padded = pad_spatial(values, win.pads)

@@ -29,12 +29,15 @@ from ..arrays import (
     offsets,
     pad_spatial,
 )
+from ..frugal import is_frugal
 from ..threads import each
 
 # Below so many channels the transforms cost more than the products they save.
 _FEWEST_CHANNELS = 16
 # Tiles transformed at a time: their 16 planes stay near the cache.
 _TILES = 512
+# Kernels transformed at a time, for the same reason.
+_KERNELS = 2**13
 
 _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
@@ -68,10 +71,13 @@ def _turned(w: Array) -> Array:
 
 def _transformed(w: Array) -> Array:
     """Return the kernels (o, c, 3, 3) as 16 matrices (16, o, c), computed in float64."""
-    xp = namespace(w)
-    b = xp.asarray(_KERNEL)
-    u = b @ w.astype(np.float64) @ b.T
-    return xp.ascontiguousarray(u.transpose(2, 3, 0, 1).reshape(16, *w.shape[:2]).astype(w.dtype))
+    xp, (o, c) = namespace(w), w.shape[:2]
+    b, matrices = xp.asarray(_KERNEL), xp.empty((16, o, c), w.dtype)
+    step = max(1, _KERNELS // c)
+    for i in range(0, o, step):
+        u = b @ w[i : i + step].astype(np.float64) @ b.T
+        matrices[:, i : i + step] = u.transpose(2, 3, 0, 1).reshape(16, -1, c)
+    return matrices
 
 
 def _correlate(x: Array, u: Array, pads: Pads) -> Array:
@@ -139,7 +145,7 @@ def _quiet(x: Array) -> Array:
 
 def _room(xp: Any, dtype: np.dtype) -> _Room:
     """Return this thread's room: new memory would cost more than what is computed in it."""
-    if xp is not np:
+    if xp is not np or is_frugal():
         return _Room(xp, dtype)
     rooms = vars(_THREAD).setdefault("rooms", {})
     return rooms.setdefault(dtype.name, _Room(xp, dtype))
