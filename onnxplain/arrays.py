@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .errors import ModelError
+from .frugal import is_frugal
 
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 Shape: TypeAlias = tuple[int, ...]
@@ -129,6 +130,12 @@ def difference(x: Array, x0: Array) -> Array:
     return xp.where(same, zero, x) - xp.where(same, zero, x0)
 
 
+def hollow(x: Array) -> Array:
+    """Return zeros of the same shape and type that take no memory."""
+    xp = namespace(x)
+    return xp.broadcast_to(xp.zeros((), x.dtype), x.shape)
+
+
 def positive(x: Array) -> Array:
     """Return max(x, 0)."""
     return namespace(x).maximum(x, x.dtype.type(0))
@@ -181,6 +188,8 @@ def derived(w: Array, name: str, make: Callable[[Array], Any]) -> Any:
     if found is not None and found[0]() is w:
         return found[1]
     value = make(w)
+    if is_frugal():
+        return value
     parts = value if isinstance(value, tuple) else (value,)
     if sum(p.nbytes for p in parts if p is not None) <= _DERIVED_BYTES:
         # Bound here: when the interpreter ends, names of the module are gone before arrays are.

@@ -28,6 +28,7 @@ from .errors import (
     listed,
     shown,
 )
+from .frugal import give_back
 from .graph.batch import Trial, examine, random_rows, run
 from .graph.cut import embeddings, head
 from .graph.graph import Graph, build
@@ -125,6 +126,7 @@ def convert(
             f"convert has no argument {next(iter(options))!r} for an ONNX model"
         )
     raw = read_model(model)
+    del model  # of an exporter: nobody else holds it
     converter = Converter(raw, input_dim, input_names, output_names, dtype, outputs, inputs)
     if save_model_as_dict:
         from onnxplain_converters.to_layers import to_layers
@@ -253,6 +255,7 @@ class Converter:
         graph, self.trial = examine(
             build(self.raw, outputs=wanted, sources=sources), self.input_dim
         )
+        give_back()
         return graph
 
     def _names(

@@ -67,7 +67,7 @@ def _told(why: str) -> bool:
 def serves(x: Any, axes: int) -> bool:
     """Tell whether functions of this module work on `x`, of so many spatial axes."""
     plain = type(x) is np.ndarray and x.dtype.char in _TYPES and x.dtype.isnative
-    return plain and 1 <= axes <= 3 and x.size > 0 and available() and not is_frugal()
+    return plain and 1 <= axes <= 3 and x.size > 0 and not is_frugal() and available()
 
 
 def load() -> None:

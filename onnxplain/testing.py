@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from .arrays import negative, positive
+from .arrays import hollow, negative, positive
 from .errors import RuleError, UnsupportedOpError
 from .graph.bodies import Body
 from .graph.expand import expand
@@ -83,7 +83,8 @@ def check_kernel(
 ) -> tuple[str, ...]:
     """Check that the kernel of an operator keeps what every pass promises.
 
-    * gradient: the transpose of the derivative, compared with differences of the forward pass;
+    * gradient: the transpose of the derivative, compared with differences of the forward pass; it
+      reads no more numbers than the kernel says (`reads`);
     * DeepLIFT: contributions add up to the difference of the output, for Rescale and RevealCancel;
       between equal points multipliers are the gradient, between nearly equal ones close to it; one
       reference for many rows, and many references for one row, give what repeating it gives;
@@ -347,7 +348,20 @@ def _check_gradient(subject: _Subject) -> None:
             found = found + _sum(b * d)
     scale = sum(_sum(abs(b)) for b in back if b is not None)
     subject.agree("gradient against differences", found, expected, scale + 1e-10, 1e-8)
+    blind = kernel.gradient(_unread(kernel, rec), u)
+    subject.agree_signals(f"gradient that reads {kernel.reads or 'shapes'}", blind, back, 0.0)
     _check_types_and_layouts(subject, "gradient", _gradient)
+
+
+def _unread(kernel: Kernel, rec: Record) -> Record:
+    """Return a record without the numbers that gradients do not read."""
+    inputs, outputs = rec
+    if "inputs" not in kernel.reads:
+        pairs = zip(inputs, kernel.active, strict=True)
+        inputs = tuple(hollow(x) if a else x for x, a in pairs)
+    if "outputs" not in kernel.reads:
+        outputs = tuple(hollow(y) for y in outputs)
+    return Record(inputs, outputs)
 
 
 def _gradient(subject: _Subject) -> Signals:

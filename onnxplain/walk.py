@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .arrays import Array, difference, namespace, to_host
+from .arrays import Array, difference, hollow, namespace, to_host
 from .errors import DataError, shown
 from .graph.cut import downstream
 from .graph.graph import Graph, Node, evaluate
@@ -25,7 +25,7 @@ Step: TypeAlias = "Callable[[Node, Signals], Signals]"
 def forward(
     graph: Graph,
     feeds: Mapping[str, Array],
-    keep: bool = True,
+    keep: bool | Collection[str] = True,
     shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> Values:
     """Compute all tensors of a graph.
@@ -36,13 +36,15 @@ def forward(
         The graph.
     feeds : mapping of str to array
         One array per input of the graph.
-    keep : bool, default True
-        Keep every tensor, as a walk back needs it; False keeps the outputs of the graph only.
+    keep : bool or collection of str, default True
+        Keep every tensor, as a walk back needs it; False keeps the outputs of the graph only. Of
+        tensors that are not in a collection only shape and type are kept.
     shapes : dict, optional
         Filled with the shape of every tensor.
     """
     values: Values = dict(feeds)
-    uses = None if keep else _uses(graph)
+    uses = None if keep is True else _uses(graph)
+    kept = None if isinstance(keep, bool) else keep
     if shapes is not None:
         shapes.update((name, tuple(x.shape)) for name, x in feeds.items())
     for node in graph.nodes:
@@ -52,7 +54,7 @@ def forward(
         if shapes is not None:
             shapes.update((n, tuple(values[n].shape)) for n in node.outputs if n)
         if uses is not None:
-            _release(values, uses, node)
+            _release(values, uses, node, kept)
     for name in graph.outputs:
         values.setdefault(name, graph.weights.get(name))
     return values
@@ -64,11 +66,33 @@ def _uses(graph: Graph) -> Counter[str]:
     return uses
 
 
-def _release(values: Values, uses: Counter[str], node: Node) -> None:
+def _release(values: Values, uses: Counter[str], node: Node, kept: Collection[str] | None) -> None:
+    """Let go of the tensors that a node was the last to use."""
     for name in node.inputs:
         uses[name] -= 1
-        if uses[name] == 0:
-            values.pop(name, None)
+        if uses[name] > 0 or name not in values:
+            continue
+        if kept is None:
+            del values[name]
+        elif name not in kept:
+            values[name] = hollow(values[name])
+
+
+def read_by_gradients(graph: Graph) -> set[str]:
+    """Return the tensors whose numbers a walk back with gradients reads."""
+    read = set()
+    for node in graph.nodes:
+        read.update(_read(node))
+    return read
+
+
+def _read(node: Node) -> Iterator[str]:
+    kernel = node.kernel
+    for name, active in zip(node.inputs, kernel.active, strict=True):
+        if "inputs" in kernel.reads or not active:
+            yield name
+    if "outputs" in kernel.reads:
+        yield from node.outputs
 
 
 def _value(graph: Graph, values: Values, name: str) -> Array | None:
@@ -84,7 +108,11 @@ def record(graph: Graph, values: Values, node: Node) -> Record:
 
 
 def backward(
-    graph: Graph, seeds: Mapping[str, Array], step: Step, keep: Collection[str] = ()
+    graph: Graph,
+    seeds: Mapping[str, Array],
+    step: Step,
+    keep: Collection[str] = (),
+    spent: Sequence[Values] = (),
 ) -> dict[str, Array]:
     """Walk back from the seeded tensors; return the signals that reach the graph's inputs.
 
@@ -98,22 +126,30 @@ def backward(
         Takes a node and the signals of its outputs to the signals of its inputs.
     keep : collection of str, optional
         Tensors whose signals are returned instead; nothing before them is walked.
+    spent : sequence of dict, optional
+        Runs that nobody needs after this walk: it takes each tensor out once it has passed it.
     """
     signals: dict[str, Any] = dict(seeds)
     kept: dict[str, Any] = {}
     ahead = downstream(graph, keep) if keep else None
     for node in reversed(graph.nodes):
-        if not any(name in signals for name in node.outputs):
-            continue
+        arrived = any(name in signals for name in node.outputs)
         kept.update((n, signals[n]) for n in node.outputs if n in keep and n in signals)
-        if ahead is not None and not ahead.intersection(node.inputs):
-            continue  # leads to none of the tensors
-        # A tensor that is itself explained keeps no signal: it has been passed on.
-        incoming = tuple(signals.pop(name, None) for name in node.outputs)
-        for name, signal in zip(node.inputs, step(node, incoming), strict=False):
-            if signal is not None and name in graph.active:
-                signals[name] = signals[name] + signal if name in signals else signal
+        if arrived and (ahead is None or ahead.intersection(node.inputs)):
+            _pass(graph, node, step, signals)
+        for values in spent:  # what comes before this node does not need what it has made
+            for name in node.outputs:
+                values.pop(name, None)
     return signals | kept
+
+
+def _pass(graph: Graph, node: Node, step: Step, signals: dict[str, Any]) -> None:
+    """Put the signals of a node's inputs in the place of those of its outputs."""
+    # A tensor that is itself explained keeps no signal: it has been passed on.
+    incoming = tuple(signals.pop(name, None) for name in node.outputs)
+    for name, signal in zip(node.inputs, step(node, incoming), strict=False):
+        if signal is not None and name in graph.active:
+            signals[name] = signals[name] + signal if name in signals else signal
 
 
 # -- steps ----------------------------------------------------------------------------------------

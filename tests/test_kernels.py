@@ -59,6 +59,7 @@ def naive(self, x, y, x0, y0):
         ("gradient", lambda self, rec, g: self.at(0, g[0][:, :1]), "signals of shapes"),
         ("relevance", doubles, "relevance, rule Simple.*what went on or was absorbed"),
         ("forward", writes, "gradient writes to its arguments"),
+        ("reads", ("outputs",), r"gradient that reads \('outputs',\)"),
     ],
 )
 def test_check_names_what_is_broken(monkeypatch, method, replacement, words):

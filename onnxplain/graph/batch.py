@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arrays import is_float
 from ..errors import ModelError, OnnxplainError
+from ..frugal import frugally
 from .bodies import chooses_by_data, has_body
 from .graph import Graph, Node, constant_value
 from .load import ValueSpec
@@ -144,7 +145,7 @@ def run(graph: Graph, feeds: dict, shapes: dict[str, Shape] | None = None) -> di
     """Compute the outputs, quietly: random data may leave the domain of a logarithm."""
     from ..walk import forward
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), frugally():
         return forward(graph, feeds, keep=False, shapes=shapes)
 
 

@@ -574,17 +574,20 @@ def _channel_bias(b: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _scale_weight(layer: Node, w: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    wide = w.astype(np.float64)
     if layer.op == "Conv" or (layer.op == "Gemm" and layer.attributes.get("transB", 0)):
-        wide = wide * factor.reshape(-1, *(1,) * (w.ndim - 1))
-    elif layer.op == "ConvTranspose":
-        groups = layer.attributes.get("group", 1)
-        grouped = wide.reshape(groups, -1, *w.shape[1:])
-        per_group = factor.reshape(groups, 1, w.shape[1], *(1,) * (w.ndim - 2))
-        wide = (grouped * per_group).reshape(w.shape)
-    else:
-        wide = wide * factor
-    return wide.astype(w.dtype)
+        return _wide_product(w, factor.reshape(-1, *(1,) * (w.ndim - 1)))
+    if layer.op != "ConvTranspose":
+        return _wide_product(w, factor)
+    groups = layer.attributes.get("group", 1)
+    grouped = w.reshape(groups, -1, *w.shape[1:])
+    per_group = factor.reshape(groups, 1, w.shape[1], *(1,) * (w.ndim - 2))
+    return _wide_product(grouped, per_group).reshape(w.shape)
+
+
+def _wide_product(w: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Multiply in float64 and round once, without copies of all weights in float64."""
+    out = np.empty_like(w, subok=False)
+    return np.multiply(w, factor, out=out, dtype=np.float64, casting="same_kind")
 
 
 def _broadcast(*arrays: np.ndarray) -> bool:

@@ -6,13 +6,14 @@ so models larger than 2 GB load at once.
 """
 
 import hashlib
+import io
 import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -25,6 +26,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxplain.errors import ModelError, ModelFileError, UnsupportedOpError, shortened
 from onnxplain.graph.tensors import MAX_RANK, Tensors, dtype_of
+from onnxplain.graph.wire import without_weights
 
 OLDEST_OPSET = 7
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
@@ -91,6 +93,20 @@ class RawModel:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model that is not checked yet.
+
+    `weights` holds the bytes of initializers, by position, that are empty in `proto`; `folder` is
+    where external weights may lie.
+    """
+
+    proto: ModelProto
+    sha256: str
+    folder: str | None = None
+    weights: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
 def read_model(source: str | os.PathLike | bytes | ModelProto) -> RawModel:
     """Read and check an ONNX model of opset 7 or newer.
 
@@ -124,8 +140,7 @@ def read_model(source: str | os.PathLike | bytes | ModelProto) -> RawModel:
     (('N', 3), 'Relu_0', {'': 17})
     """
     try:
-        proto, folder, sha256 = _open(source)
-        return _read_proto(proto, folder, sha256)
+        return _read_proto(_open(source))
     except UnicodeDecodeError as error:
         raise ModelError(
             f"a text in the model is not UTF-8 ({error.reason}); export the model again"
@@ -173,7 +188,8 @@ def _inner_spec(value: onnx.ValueInfoProto) -> ValueSpec:
     return _value_spec(value, "output of a sub-graph")
 
 
-def _read_proto(proto: ModelProto, folder: str | None, sha256: str) -> RawModel:
+def _read_proto(source: _Source) -> RawModel:
+    proto = source.proto
     _check_header(proto)
     _check_nesting(proto)
     _check_texts(proto)
@@ -183,8 +199,8 @@ def _read_proto(proto: ModelProto, folder: str | None, sha256: str) -> RawModel:
     if not nodes:
         raise ModelError("the graph has no nodes; export a model that computes something")
 
-    tensors = Tensors(folder)
-    initializers = _initializers(graph, tensors)
+    tensors = Tensors(source.folder)
+    initializers = _initializers(graph, tensors, source.weights)
     inputs = [_value_spec(value, "input") for value in graph.input]
     _check_unique([spec.name for spec in inputs], "graph inputs")
     names = _unique_names(nodes)
@@ -200,28 +216,37 @@ def _read_proto(proto: ModelProto, folder: str | None, sha256: str) -> RawModel:
         outputs=_outputs(graph, given | made),
         opsets=opsets,
         metadata=_metadata(proto),
-        sha256=sha256,
+        sha256=source.sha256,
     )
 
 
 # Where the model comes from
 
 
-def _open(source: object) -> tuple[ModelProto, str | None, str]:
-    """The model, the folder its external weights may lie in, and its sha256."""
+def _open(source: object) -> _Source:
     if isinstance(source, ModelProto):
-        return source, None, _hash_proto(source)
+        return _Source(source, _hash_proto(source))
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
-        return _parse(data, "these bytes"), None, hashlib.sha256(data).hexdigest()
+        return _read_stream(io.BytesIO(data), len(data), "these bytes")
     if not isinstance(source, str | os.PathLike):
         raise ModelError(
             f"got {_article(type(source).__name__)}, expected the path or bytes of an .onnx file "
             "or an onnx.ModelProto"
         )
     path = os.fsdecode(source)
-    data = _read_file(path)
-    return _parse(data, repr(path)), os.path.dirname(path) or ".", hashlib.sha256(data).hexdigest()
+    return replace(_read_file(path), folder=os.path.dirname(path) or ".")
+
+
+def _read_stream(file: io.BufferedIOBase, size: int, what: str) -> _Source:
+    light = without_weights(file, size) if size <= MAX_FILE_BYTES else None
+    if light is None:
+        file.seek(0)
+        light = file.read(), {}
+    proto = _parse(light[0], what, size)
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _Source(proto, sha256, weights=light[1])
 
 
 def _hash_proto(proto: ModelProto) -> str:
@@ -235,7 +260,7 @@ def _hash_proto(proto: ModelProto) -> str:
     return digest.hexdigest()
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str) -> _Source:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -250,10 +275,10 @@ def _read_file(path: str) -> bytes:
                 "model with onnx.save(model, path, save_as_external_data=True)"
             )
         with open(path, "rb") as file:
-            return file.read()
+            return _read_stream(file, status.st_size, repr(path))
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no file {path!r}; check the path") from error
-    except ModelFileError:
+    except (ModelFileError, UnicodeDecodeError):
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -293,20 +318,21 @@ def _other_format(data: bytes) -> str | None:
     return None
 
 
-def _parse(data: bytes, what: str) -> ModelProto:
+def _parse(data: bytes, what: str, size: int) -> ModelProto:
+    """Parse a model, or what weights have left of one of this size."""
     if not data:
         raise ModelFileError(f"{what}: empty, expected an ONNX model; export or copy it again")
     other = _other_format(data)
     if other:
         raise ModelFileError(f"{what}: expected an ONNX model, got {other}")
-    if len(data) > MAX_FILE_BYTES:
-        raise ModelFileError(f"{what}: {len(data):,} bytes, but an ONNX model has at most 2 GB")
+    if size > MAX_FILE_BYTES:
+        raise ModelFileError(f"{what}: {size:,} bytes, but an ONNX model has at most 2 GB")
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
         raise ModelFileError(
-            f"{what}: not an ONNX model, or a truncated or damaged one ({len(data):,} bytes); "
+            f"{what}: not an ONNX model, or a truncated or damaged one ({size:,} bytes); "
             "export or copy it again"
         ) from error
     if not proto.HasField("graph") and not proto.opset_import:
@@ -432,13 +458,18 @@ def _check_unique(names: Sequence[str], what: str) -> None:
         raise ModelError(f"{what} must have different names, {twice[0]!r} is there twice")
 
 
-def _initializers(graph: GraphProto, tensors: Tensors) -> dict[str, np.ndarray]:
+def _initializers(
+    graph: GraphProto, tensors: Tensors, weights: Mapping[int, np.ndarray]
+) -> dict[str, np.ndarray]:
     names = [tensor.name for tensor in graph.initializer]
     names += [sparse.values.name for sparse in graph.sparse_initializer]
     if "" in names:
         raise ModelError("an initializer has no name; export the model again")
     _check_unique(names, "initializers")
-    arrays = [tensors.dense(t, f"initializer {t.name!r}") for t in graph.initializer]
+    arrays = [
+        tensors.dense(tensor, f"initializer {tensor.name!r}", weights.get(i))
+        for i, tensor in enumerate(graph.initializer)
+    ]
     for sparse in graph.sparse_initializer:
         arrays.append(tensors.sparse(sparse, f"initializer {sparse.values.name!r}"))
     return dict(zip(names, arrays, strict=True))

@@ -61,7 +61,9 @@ def _entry_count(elements: int, elem_type: int, dtype: np.dtype) -> int:
     return -(-elements // (8 // bits))
 
 
-def _check_tensor(tensor: TensorProto, what: str) -> tuple[tuple[int, ...], np.dtype]:
+def _check_tensor(
+    tensor: TensorProto, what: str, raw: np.ndarray | None = None
+) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a tensor whose data, if in the model, have the size they should."""
     shape, dtype = _shape(tensor.dims, what), dtype_of(tensor.data_type, what)
     if tensor.HasField("segment"):
@@ -72,7 +74,7 @@ def _check_tensor(tensor: TensorProto, what: str) -> tuple[tuple[int, ...], np.d
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     filled = [name for name in _DATA_FIELDS if len(getattr(tensor, name))]
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
-        came, unit = len(tensor.raw_data), "bytes"
+        came, unit = len(tensor.raw_data if raw is None else raw), "bytes"
         expected = _byte_count(elements, tensor.data_type, dtype)
         allowed = []
     else:
@@ -101,6 +103,14 @@ def _in_model(tensor: TensorProto) -> TensorProto:
     return TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=tensor.raw_data)
 
 
+def _typed(stored: np.ndarray, elem_type: int, shape: tuple, dtype: np.dtype) -> np.ndarray:
+    """Return bytes as the array they stand for, in their place if they are not packed."""
+    if elem_type not in _BITS:
+        return stored.view(dtype).reshape(shape)
+    packed = TensorProto(data_type=elem_type, dims=shape, raw_data=stored.tobytes())
+    return onnx.numpy_helper.to_array(packed)
+
+
 class Tensors:
     """Makes arrays of tensors; knows where external data may lie."""
 
@@ -109,10 +119,13 @@ class Tensors:
         self.files: dict[str, np.ndarray] = {}
         self.unpacked = 0
 
-    def dense(self, tensor: TensorProto, what: str) -> np.ndarray:
-        shape, dtype = _check_tensor(tensor, what)
+    def dense(self, tensor: TensorProto, what: str, raw: np.ndarray | None = None) -> np.ndarray:
+        """Return a tensor as an array; `raw` are its bytes where they are not in it."""
+        shape, dtype = _check_tensor(tensor, what, raw)
         if _is_external(tensor):
             array = self.external(tensor, shape, dtype, what)
+        elif raw is not None and tensor.data_type != TensorProto.STRING:
+            array = _typed(raw, tensor.data_type, shape, dtype)
         else:
             array = onnx.numpy_helper.to_array(_in_model(tensor))
         array.flags.writeable = False
@@ -144,11 +157,9 @@ class Tensors:
                 f"{offset + length:,}; it is truncated or of another model, copy it again"
             )
         stored = content[offset : offset + length]
-        if tensor.data_type not in _BITS:
-            return stored.view(dtype).reshape(shape)
-        self.reserve(elements, what)
-        packed = TensorProto(data_type=tensor.data_type, dims=shape, raw_data=stored.tobytes())
-        return onnx.numpy_helper.to_array(packed)
+        if tensor.data_type in _BITS:
+            self.reserve(elements, what)
+        return _typed(stored, tensor.data_type, shape, dtype)
 
     def file(self, location: str, what: str) -> np.ndarray:
         """The bytes of an external file, mapped once."""

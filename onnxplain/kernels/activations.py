@@ -58,6 +58,8 @@ def erf_secant(x: Array, x0: Array, dx: Array) -> Array:
 class Piecewise(Elementwise):
     """Piecewise linear functions: between points on one piece the secant is its slope."""
 
+    reads = ("inputs",)
+
     def piece(self, x: Array) -> Array:
         """Return a number for the linear piece that `x` lies on."""
         return x > 0
@@ -74,6 +76,7 @@ class Relu(Piecewise, op="Relu"):
     """y = max(x, 0)."""
 
     activation = True
+    reads = ("inputs",)
 
     def forward(self, x):
         if cpu_kernels.serves_elements(x):
@@ -155,6 +158,7 @@ class Clip(Piecewise, op="Clip", since=11):
     """y = x between two bounds; both optional."""
 
     activation = True
+    reads = ("inputs",)
 
     def forward(self, x, low=None, high=None):
         if _are_numbers(x, low, high) and cpu_kernels.serves_elements(x):

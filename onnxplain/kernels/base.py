@@ -73,6 +73,8 @@ class Kernel:
     data: ClassVar[tuple[int, ...]] = ()  # positions of inputs that may carry data
     blocks: ClassVar[bool] = False  # takes data to numbers that no signal passes (Floor, Sign)
     activation: ClassVar[bool] = False  # may stand last and be left out of an explanation
+    # The tensors with data whose numbers `gradient` reads; of the others it needs the shapes only.
+    reads: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
     # What an author has to write, and the method that can be written in the place of it.
     needs: ClassVar[Mapping[str, str]] = {}
 
@@ -84,6 +86,8 @@ class Kernel:
             raise ArgumentError(
                 f"class {cls.__name__}: a kernel has no {listed(unknown)}; give op, since, domain"
             )
+        if "gradient" in vars(cls) and "reads" not in vars(cls):
+            cls.reads = Kernel.reads  # that of the family is not what it was
         if op is not None:
             cls.op, cls.domain = op, "" if domain == "ai.onnx" else domain
             _check_complete(cls)

@@ -126,6 +126,7 @@ class Linear(Kernel):
 
     family = "linear"
     needs: ClassVar = {"apply": "forward", "vjp": "gradient"}
+    reads = ()
     data = (0,)
     diagonal = False  # each output depends on the input in its own place only
     whole = False  # relevance is shared by the rule also where the bias is 0
@@ -320,6 +321,7 @@ class Merge(Kernel):
 
     family = "merge"
     needs: ClassVar = {"coefficients": "gradient"}
+    reads = ()
 
     @classmethod
     def accepts(cls, active):

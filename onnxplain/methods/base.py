@@ -6,7 +6,7 @@ import copy
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import zip_longest
@@ -511,11 +511,15 @@ class Method:
 
     def _each_block(self, task: Callable[[slice], None], size: int | None = None) -> None:
         """Do a task for every chunk of rows, side by side, with a progress bar where that helps."""
-        engine, batch = self._engine, len(self.data[0])
-        size = engine.chunk_rows(self._n_nodes) if size is None else size
-        blocks = engine.blocks(batch, size)
+        blocks = self._blocks(size)
         with self._progress(len(blocks)) as done:
-            engine.each(task, blocks, self._stored, done)
+            self._engine.each(task, blocks, self._stored, done)
+
+    def _blocks(self, size: int | None = None) -> list[slice]:
+        """Cut the rows into chunks, of at most `size` or of what fits."""
+        engine = self._engine
+        size = engine.chunk_rows(self._n_nodes) if size is None else size
+        return engine.blocks(len(self.data[0]), size)
 
     def _stored(self, rows: slice) -> Callable[[], None]:
         """Return what puts back the values that some rows have now."""
@@ -771,7 +775,11 @@ def reached(signals: Mapping[str, Array], names: Sequence[str], rows: int) -> li
 
 
 def explain_chunks(
-    method: Method, make_step: Callable[[Values], Step], start: Any, finish: Any
+    method: Method,
+    make_step: Callable[[Values], Step],
+    start: Any,
+    finish: Any,
+    keep: bool | Collection[str] = True,
 ) -> None:
     """The plain loop: forward, seeds, walk back, store.
 
@@ -783,19 +791,22 @@ def explain_chunks(
         Takes the values of the explained nodes of each selected output to those to start from.
     finish : callable
         Takes signals and the values of the explained tensors to what is stored.
+    keep : bool or collection of str, default True
+        The tensors that the steps read.
     """
     engine = method._engine
 
     def block(rows: slice) -> None:
         inputs = method._device_rows(method.data, rows)
-        values = engine.forward(inputs)
+        values = engine.forward(inputs, keep)
         method._store_scores(rows, values)
         step = make_step(values)
         begin = None if start is None else start(method._parts(values, rows))
         count = rows.stop - rows.start
         for picked in engine.output_slices(method._n_nodes, count):
             seeds = method._seeds(values, picked, rows, begin)
-            signals = engine.backward(seeds, step)
+            spent = [values] if picked.stop == method._n_nodes else ()
+            signals = engine.backward(seeds, step, spent)
             arrived = reached(signals, engine.explained, count)
             method._store(rows, picked, finish(arrived, engine.explained_values(values, count)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,17 +76,23 @@ class MultiplierMethod(Method):
         return rules[name]
 
     def _contributions(
-        self, run: Run, reference: Run, picked: slice, rows: slice
+        self,
+        run: Run,
+        reference: Run,
+        picked: slice,
+        rows: slice,
+        spent: Sequence[Run] = (),
     ) -> list[Array | None]:
         """Return multiplier times difference per explained tensor, (outputs, rows, *its shape).
 
         The rows are those of the longer run; the other may have a single one. `rows` are the
-        instances in the run.
+        instances in the run, `spent` the runs that are used up.
         """
         engine = self._engine
         longer = max(run, reference, key=lambda r: len(r.inputs[0]))
         step = multiplier_step(engine.graph, run.values, reference.values, self._setting())
-        signals = engine.backward(self._seeds(longer.values, picked, rows), step)
+        seeds = self._seeds(longer.values, picked, rows)
+        signals = engine.backward(seeds, step, [one.values for one in spent])
         found = (signals.get(name) for name in engine.explained)
         products = [
             None if m is None else times_difference(engine.graph, m, name, run, reference)
@@ -160,18 +166,29 @@ class DeepLift(MultiplierMethod):
         for goal, start in zip(self.decomp_goal, scores, strict=True):
             goal[rows] -= to_host(start)
         for picked in self._engine.output_slices(self._n_nodes, rows.stop - rows.start):
-            self._store(rows, picked, self._contributions(run, reference, picked, rows))
+            spent = (run, reference) if picked.stop == self._n_nodes else ()
+            found = self._contributions(run, reference, picked, rows, spent)
+            self._store(rows, picked, found)
 
     def _each_pair(self, task: Callable[[slice, Run, Run], None]) -> None:
-        """Do a task for chunks of rows beside the reference, which runs once if it can."""
+        """Do a task for chunks of rows beside the reference, which runs once if it can.
+
+        The task may use up both runs: of one that is shared it gets a copy, of no tensor.
+        """
         engine = self._engine
         refs = engine.per_place(lambda: [engine.xp.asarray(r) for r in self.x_ref])
-        once = engine.per_place(lambda: engine.run(refs())) if engine.free_rows else None
+        shared = engine.free_rows and len(self._blocks()) > 1
+        with engine.threads():  # as data run: rounding would break ties of a maximum otherwise
+            once = engine.per_place(lambda: engine.run(refs())) if shared else None
+
+        def reference(inputs: list[Array]) -> Run:
+            if once:
+                return once()._replace(values=dict(once().values))
+            return engine.run(refs() if engine.free_rows else engine.beside(refs(), inputs))
 
         def block(rows: slice) -> None:
             inputs = self._device_rows(self.data, rows)
-            reference = once() if once else engine.run(engine.beside(refs(), inputs))
-            task(rows, engine.run(inputs), reference)
+            task(rows, engine.run(inputs), reference(inputs))
 
         self._each_block(block)
 

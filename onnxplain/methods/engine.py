@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from ..graph.bodies import has_body
 from ..graph.cut import head, tail
 from ..graph.graph import Graph
 from ..threads import each, pool
-from ..walk import Step, Values, backward, chunks, forward
+from ..walk import Step, Values, backward, chunks, forward, read_by_gradients
 from .checks import check_count
 
 if TYPE_CHECKING:
@@ -173,10 +173,14 @@ class Engine:
         return pool()
 
     def output_slices(self, n_outputs: int, rows: int) -> list[slice]:
-        """Cut the explained outputs so that their signals fit into memory."""
+        """Cut the explained outputs into few slices of one size, whose signals fit into memory.
+
+        A step holds three of them: what came, what it makes of it, and what goes on.
+        """
         one = 3 * rows * self.trial.widest * self.dtype.itemsize
         most = SIGNAL_BYTES if self._memory is None else self._memory.bytes
-        return list(chunks(n_outputs, max(1, int(most / max(one, 1)))))
+        turns = -(-n_outputs // max(1, int(most / max(one, 1))))
+        return list(chunks(n_outputs, max(1, -(-n_outputs // max(turns, 1)))))
 
     # -- work -------------------------------------------------------------------------------------
 
@@ -227,8 +231,17 @@ class Engine:
 
     # -- runs -------------------------------------------------------------------------------------
 
+    @cached_property
+    def for_gradients(self) -> set[str]:
+        """The tensors whose numbers an explanation by gradients reads after its run forward."""
+        ends = {*self.graph.outputs, *self.targets, *self.explained, *self.input_names}
+        return ends | read_by_gradients(self.graph)
+
     def forward(
-        self, arrays: Sequence[Array], keep: bool = True, graph: Graph | None = None
+        self,
+        arrays: Sequence[Array],
+        keep: bool | Collection[str] = True,
+        graph: Graph | None = None,
     ) -> Values:
         """Run the graph on some rows; a graph of a fixed batch gets copies to fill it."""
         graph, rows = graph or self.graph, len(arrays[0])
@@ -260,9 +273,12 @@ class Engine:
         """Return some rows of arrays of the host where this thread computes."""
         return [self.xp.asarray(x[rows]) for x in arrays]
 
-    def backward(self, seeds: Mapping[str, Array], step: Step) -> Values:
-        """Walk back to the explained tensors."""
-        return backward(self.graph, seeds, step, self.inner)
+    def backward(
+        self, seeds: Mapping[str, Array], step: Step, spent: Sequence[Values] = ()
+    ) -> Values:
+        """Walk back to the explained tensors; it uses up runs that are `spent`, but the inputs."""
+        # What reaches an inner tensor is read together with what it was made of.
+        return backward(self.graph, seeds, step, self.inner, () if self.inner else spent)
 
     def explained_values(self, run: Values, rows: int) -> list[Array]:
         """Return the explained tensors of a run, without rows that fill up."""

@@ -103,6 +103,7 @@ class Gradient(GradientMethod):
             self._step,
             start=None,
             finish=times if self.times_input else lambda signals, inputs: self._shown(signals),
+            keep=self._engine.for_gradients,
         )
         self._finish()
 
@@ -166,11 +167,13 @@ class PathMethod(GradientMethod):
         draws, count = len(weights), rows.stop - rows.start
         xp = engine.xp
         w = xp.asarray(weights, dtype=engine.dtype)
-        values = engine.forward([p.reshape(draws * count, *p.shape[2:]) for p in points])
+        flat = [p.reshape(draws * count, *p.shape[2:]) for p in points]
+        values = engine.forward(flat, engine.for_gradients)
         step = gradient_step(engine.graph, values)
         for picked, total in zip(slices, totals, strict=True):
             seeds = self._seeds(values, picked, rows)
-            signals = engine.backward(seeds, step)
+            spent = [values] if picked.stop == self._n_nodes else ()
+            signals = engine.backward(seeds, step, spent)
             arrived = reached(signals, engine.explained, draws * count)
             arrived = self._shown(arrived) if factors is None else arrived
             for i, s in enumerate(arrived):
