@@ -88,6 +88,8 @@ MODULES = [
 
 @pytest.mark.parametrize("name", ["onnxplain", *MODULES])
 def test_examples_in_docstrings_are_true(name):
+    if name == "onnxplain.cpu_loops":
+        pytest.importorskip("numba")
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     outcome = doctest.testmod(importlib.import_module(name), optionflags=flags)
     assert outcome.failed == 0, f"{outcome.failed} of {outcome.attempted} examples differ"

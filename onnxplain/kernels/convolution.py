@@ -200,6 +200,7 @@ def convolve_back(
         for i, offset in enumerate(offsets(win.kernel)):
             where = (..., *window_slices(offset, out, win.strides, win.dilations))
             gx[rows][where] += columns[:, :, i]
+        del columns  # before the next ones are made
     return crop_spatial(gx, win.pads)
 
 
