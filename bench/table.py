@@ -73,7 +73,8 @@ def _remarks(result: Result) -> list[str]:
         verdict = "the answers agree" if agrees(result) else "the answers DISAGREE"
         found.append(f"    in float64 {verdict}: deviation {double}")
     elif not agrees(result):
-        found.append("    the answers DISAGREE")
+        why = " in float32; no peer answered in float64" if result["errors"] else ""
+        found.append(f"    the answers DISAGREE{why}")
     if limit := result.get("limit"):
         found.append(_limit(limit))
     return found

@@ -96,7 +96,7 @@ def compiled() -> bool:
     """Tell whether onnxplain uses compiled kernels."""
     from onnxplain import cpu_kernels
 
-    return cpu_kernels.available()
+    return cpu_kernels.wanted()
 
 
 def gpu(library: str) -> str:

@@ -40,17 +40,22 @@ _TYPES = "fd"
 Range = tuple[int, int]
 
 
+def wanted() -> bool:
+    """Tell, without loading it, whether Numba is installed and ONNXPLAIN_COMPILED lets it work."""
+    installed = importlib.util.find_spec("numba") is not None
+    return installed and os.environ.get("ONNXPLAIN_COMPILED") != "0"
+
+
 @cache
 def available() -> bool:
-    """Tell whether Numba can be used, and ONNXPLAIN_COMPILED does not switch it off."""
-    wish = os.environ.get("ONNXPLAIN_COMPILED")
-    if wish == "0" or importlib.util.find_spec("numba") is None:
+    """Tell whether Numba can be used, and is meant to be."""
+    if not wanted():
         return False
     try:
         kept = _loops().KEPT
     except ImportError as error:  # a release of Numba that does not know this one of NumPy
         return _told(f"Numba cannot be loaded ({error})")
-    if kept or wish == "1":
+    if kept or os.environ.get("ONNXPLAIN_COMPILED") == "1":
         return True
     return _told(
         "Numba finds no folder in which to keep what it compiles, which takes seconds in every "

@@ -26,7 +26,7 @@ def pytest_report_header():
     """Say which way convolutions go."""
     from onnxplain import cpu_kernels
 
-    return f"convolutions: {'compiled by Numba' if cpu_kernels.available() else 'NumPy'}"
+    return f"convolutions: {'compiled by Numba' if cpu_kernels.wanted() else 'NumPy'}"
 
 
 @pytest.fixture(autouse=True)
