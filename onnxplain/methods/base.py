@@ -509,17 +509,19 @@ class Method:
                 if array is not None and array.ndim > 3:
                     row[i] = np.moveaxis(array, 1, -2)
 
-    def _each_block(self, task: Callable[[slice], None], size: int | None = None) -> None:
+    def _each_block(
+        self, task: Callable[[slice], None], size: int | None = None, runs: int = 1
+    ) -> None:
         """Do a task for every chunk of rows, side by side, with a progress bar where that helps."""
-        blocks = self._blocks(size)
+        blocks = self._blocks(size, runs)
         with self._progress(len(blocks)) as done:
             self._engine.each(task, blocks, self._stored, done)
 
-    def _blocks(self, size: int | None = None) -> list[slice]:
-        """Cut the rows into chunks, of at most `size` or of what fits."""
+    def _blocks(self, size: int | None = None, runs: int = 1) -> list[slice]:
+        """Cut rows, each of which is run so often, into chunks of at most `size` or what fits."""
         engine = self._engine
         size = engine.chunk_rows(self._n_nodes) if size is None else size
-        return engine.blocks(len(self.data[0]), size)
+        return engine.blocks(len(self.data[0]), size, runs)
 
     def _stored(self, rows: slice) -> Callable[[], None]:
         """Return what puts back the values that some rows have now."""

@@ -133,16 +133,18 @@ class Engine:
     def _halvings(self) -> int:
         return 0 if self._memory is None else self._memory.halvings
 
-    def blocks(self, batch: int, size: int) -> list[slice]:
+    def blocks(self, batch: int, size: int, runs: int = 1) -> list[slice]:
         """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
 
         However many threads there are, the chunks are the same. Networks without convolutions are
-        not cut further: their products are cut by columns.
+        not cut further, their products are cut by columns; but where each row is run several
+        times, points of few rows fill a chunk as well.
         """
         if self._memory is not None:
             return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
-        if self.graph.fixed_batch is None and self.batch_size is None and self._splits:
-            work = batch * self.trial.row_bytes * (self.dtype.itemsize / 4)
+        free = self.graph.fixed_batch is None and self.batch_size is None
+        if free and not self._has_bodies and (self._convolves or runs >= _FEW_BLOCKS):
+            work = batch * runs * self.trial.row_bytes * (self.dtype.itemsize / 4)
             count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
             size = -(-batch // count)
         return list(chunks(batch, size))
@@ -150,11 +152,6 @@ class Engine:
     @cached_property
     def _has_bodies(self) -> bool:
         return any(map(has_body, self.graph.nodes))
-
-    @property
-    def _splits(self) -> bool:
-        """Whether small chunks are as fast as large ones: steps of a loop are not."""
-        return self._convolves and not self._has_bodies
 
     @cached_property
     def _convolves(self) -> bool:

@@ -151,7 +151,7 @@ class PathMethod(GradientMethod):
             for picked, signals in zip(slices, totals, strict=True):
                 self._store(rows, picked, signals)
 
-        self._each_block(block)
+        self._each_block(block, runs=n)
 
     def _points_together(self, rows: int) -> int:
         """Return how many points of some rows run at a time."""
@@ -466,7 +466,7 @@ class IntegratedGradient(PathMethod):
                 moved = [x - r for x, r in zip(inputs, refs(), strict=True)]
                 self._store(rows, picked, times(arrived, moved) if self.times_input else arrived)
 
-        self._each_block(block)
+        self._each_block(block, runs=self.n)
 
     def _choose_quadrature(self, n: int | None, name: str | None) -> None:
         known = self._conventions
