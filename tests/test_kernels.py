@@ -1,5 +1,7 @@
 """Every differentiable kernel keeps what its passes promise."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,12 @@ def test_every_differentiable_kernel_has_a_case():
     differentiable = {c for c in classes if c.family != "constant"}
     missing = differentiable - {case.kernel_class for case in CASES}
     assert sorted(c.__name__ for c in missing) == []
+
+
+def test_no_registered_kernel_leaves_a_method_of_its_family_open():
+    classes = {c for kernels in _REGISTRY.values() for _, c in kernels}
+    open_ones = {c.__name__: c.__abstractmethods__ for c in classes if inspect.isabstract(c)}
+    assert open_ones == {}
 
 
 # -- the check itself finds what is wrong ---------------------------------------------------------

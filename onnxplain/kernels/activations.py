@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 from .. import cpu_kernels
 from ..arrays import Array, divide, may_hold, namespace, negative, positive, special
@@ -340,14 +341,14 @@ class Softsign(Elementwise, op="Softsign"):
         return (1 + bend) / (1 + a) / (1 + a0)
 
 
-class ExponentialTail(Elementwise):
+class ExponentialTail(Elementwise, ABC):
     """y = right x where x > 0, else left (exp(rate x) - 1) / rate."""
 
     activation = True
 
+    @abstractmethod
     def shape(self) -> tuple[float, float, float]:
         """Return right, left and rate."""
-        raise NotImplementedError
 
     def forward(self, x):
         right, left, rate = self.shape()
@@ -388,22 +389,22 @@ class Celu(ExponentialTail, op="Celu"):
         return 1.0, 1.0, 1 / self.alpha
 
 
-class Gated(Elementwise):
+class Gated(Elementwise, ABC):
     """y = x p(x) with a gate p that rises from 0 to 1."""
 
     activation = True
 
+    @abstractmethod
     def gate(self, x: Array) -> Array:
         """Return p."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gate_slope(self, x: Array) -> Array:
         """Return dp/dx."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gate_secant(self, x: Array, x0: Array) -> Array:
         """Return (p(x) - p(x0)) / (x - x0)."""
-        raise NotImplementedError
 
     def forward(self, x):
         return x * self.gate(x)
@@ -426,13 +427,13 @@ class Gated(Elementwise):
 class SigmoidGated(Gated):
     """y = x sigmoid(u(x))."""
 
+    @abstractmethod
     def inner(self, x: Array) -> Array:
         """Return u."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inner_secant(self, x: Array, x0: Array) -> Array:
         """Return (u(x) - u(x0)) / (x - x0)."""
-        raise NotImplementedError
 
     def inner_slope(self, x: Array) -> Array:
         """Return du/dx."""

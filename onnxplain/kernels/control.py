@@ -7,6 +7,7 @@ back: inner tensors are computed again, step by step.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,7 +67,7 @@ def truth(condition: Array, op: str) -> bool:
     return bool(to_host(condition).reshape(()))
 
 
-class Control(Kernel):
+class Control(Kernel, ABC):
     """Runs bodies: all signals take the way that the forward pass took."""
 
     family = "control"
@@ -76,13 +77,13 @@ class Control(Kernel):
     def accepts(cls, active):
         return True
 
+    @abstractmethod
     def bodies(self) -> tuple[Graph, ...]:
         """Return the graphs of all bodies."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cast_bodies(self, dtype: np.dtype) -> None:
         """Replace the bodies by those of another float type."""
-        raise NotImplementedError
 
     def with_dtype(self, dtype: np.dtype) -> Control:
         """Return this kernel with casts, and floats made inside, of another type."""
@@ -93,11 +94,11 @@ class Control(Kernel):
 
     # -- signals ----------------------------------------------------------------------------------
 
+    @abstractmethod
     def back(
         self, rec: Record, ref: Record | None, signals: Signals, make: MakeStep, note: Note | None
     ) -> Signals:
         """Walk back with the step that `make` returns for a body and its tensors in two runs."""
-        raise NotImplementedError
 
     def gradient(self, rec, g):
         return self.back(rec, None, g, lambda graph, x, _: walk.gradient_step(graph, x), None)
@@ -265,6 +266,8 @@ class Steps(Control):
     state_in: tuple[str, ...]  # names in the body
     state_out: tuple[str, ...]
     each_in: tuple[str, ...] = ()  # what each step is handed of some inputs
+    in_axes: Sequence[int] = ()  # along which these are handed out
+    in_turned: Sequence[int] = ()  # and whether from their end
     each_out: tuple[str, ...]  # what each step adds to the outputs
     captured: tuple[str, ...]
     first_state: int  # position among the inputs of the node
@@ -291,17 +294,18 @@ class Steps(Control):
         each = (name in self.graph.active for name in self.each_out)
         return (*states, *each)
 
+    @abstractmethod
     def turn(self, t: int, inputs: Sequence, before: Values | None) -> Values | None:
         """Return what step `t` is handed, apart from states; None if there is no such step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, k: int, t: int, steps: int, ndim: int) -> tuple:
         """Return the index of step `t` in output `k` of the stacked ones."""
-        raise NotImplementedError
 
     def each_back(self, k: int, t: int, shape: Sequence[int]) -> tuple:
         """Return the index of step `t` in an input that is handed out step by step."""
-        raise NotImplementedError
+        axis = self.in_axes[k] % len(shape)
+        return (slice(None),) * axis + (shape[axis] - 1 - t if self.in_turned[k] else t, ...)
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -516,10 +520,6 @@ class Scan(Steps, op="Scan", since=9):
             name: x[self.each_back(k, t, x.shape)]
             for k, (name, x) in enumerate(zip(self.each_in, scanned, strict=True))
         }
-
-    def each_back(self, k, t, shape):
-        axis = self.in_axes[k] % len(shape)
-        return (slice(None),) * axis + (shape[axis] - 1 - t if self.in_turned[k] else t, ...)
 
     def place(self, k, t, steps, ndim):
         axis = self.out_axes[k] % ndim
