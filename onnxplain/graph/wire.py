@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,35 +56,33 @@ class _Reader:
         self.initializers = self.fields_seen = self.left = 0
 
     def model(self) -> bytes:
-        rest = bytearray()
-        for part in self.fields(0, self.size):
-            if part.counted and part.number == _GRAPH:
-                rest += _counted(_GRAPH, self.graph(part))
-            else:
-                rest += self.read(part.start, part.end)
-        return bytes(rest)
+        """Return the model without large weights, which are taken."""
+        return self.message(0, self.size, _GRAPH, self.graph)
 
     def graph(self, graph: _Field) -> bytes:
-        rest = bytearray()
-        for part in self.fields(graph.value, graph.end):
-            if part.counted and part.number == _INITIALIZER:
-                rest += _counted(_INITIALIZER, self.initializer(part))
-            else:
-                rest += self.read(part.start, part.end)
-        return bytes(rest)
+        return self.message(graph.value, graph.end, _INITIALIZER, self.initializer)
 
     def initializer(self, tensor: _Field) -> bytes:
-        place = self.initializers
         self.initializers += 1
         if tensor.end - tensor.value < LEAST_BYTES:
             return self.read(tensor.value, tensor.end)
+        return self.message(tensor.value, tensor.end, _RAW_DATA, self.raw_data)
+
+    def raw_data(self, data: _Field) -> bytes:
+        place = self.initializers - 1
+        if place in self.taken:  # of several the last one counts
+            raise _Unknown
+        self.taken[place] = self.array(data.value, data.end)
+        return b""
+
+    def message(
+        self, start: int, end: int, number: int, change: Callable[[_Field], bytes]
+    ) -> bytes:
+        """Return a message whose fields of one number have what `change` makes of them."""
         rest = bytearray()
-        for part in self.fields(tensor.value, tensor.end):
-            if part.counted and part.number == _RAW_DATA:
-                if place in self.taken:  # of several the last one counts
-                    raise _Unknown
-                self.taken[place] = self.array(part.value, part.end)
-                rest += _counted(_RAW_DATA, b"")
+        for part in self.fields(start, end):
+            if part.counted and part.number == number:
+                rest += _counted(number, change(part))
             else:
                 rest += self.read(part.start, part.end)
         return bytes(rest)
