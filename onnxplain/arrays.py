@@ -175,7 +175,7 @@ def unfold(g: Array, k: int) -> Array:
 
 # -- what is made of weights once -------------------------------------------------------------
 
-_DERIVED_BYTES = 32 * 2**20  # larger results are made again each time: memory counts more there
+DERIVED_BYTES = 32 * 2**20  # larger results are made again each time: memory counts more there
 _DERIVED: dict[tuple[int, str], tuple[weakref.ref, Any]] = {}
 
 
@@ -191,7 +191,7 @@ def derived(w: Array, name: str, make: Callable[[Array], Any]) -> Any:
     if is_frugal():
         return value
     parts = value if isinstance(value, tuple) else (value,)
-    if sum(p.nbytes for p in parts if p is not None) <= _DERIVED_BYTES:
+    if sum(p.nbytes for p in parts if p is not None) <= DERIVED_BYTES:
         # Bound here: when the interpreter ends, names of the module are gone before arrays are.
         _DERIVED[key] = weakref.ref(w, lambda _, kept=_DERIVED: kept.pop(key, None)), value
     return value

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, Shape, derived
+from .arrays import DERIVED_BYTES, Array, Shape, derived
 from .frugal import is_frugal
 from .processor import PerformanceAdvice
 from .threads import each, know_blas
@@ -28,13 +28,17 @@ from .threads import each, know_blas
 # fewer columns multiplies slowly.
 _ROOM_BYTES = 2**20
 _FEWEST_COLUMNS, _MOST_COLUMNS = 128, 2048
-# Tiles of Winograd's algorithm that are transformed at a time.
-_TILES = 384
+# Columns of one product: of small matrices as many as need no packing, else as packing pays for.
+_FEWEST_SMALL_COLUMNS, _FEWER_COLUMNS, _COLUMNS = 96, 224, 1024
 # Work is cut into so many blocks, of so many products or numbers and outputs at least.
-_BLOCKS, _FEWEST_OUTPUTS = 8, 32
+_BLOCKS, _FEWEST_OUTPUTS = 8, 64
 _FEWEST_PRODUCTS, _FEWEST_NUMBERS = 2**23, 2**16
-# Matrices of fewer rows multiply slowly.
+# Matrices of fewer rows multiply slowly, and Winograd's transforms cost more than they save.
 _FEWEST_CHANNELS = 16
+# Points at which the polynomials of Winograd's algorithm meet, besides infinity.
+_POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
+_TURNED = (0.0, 1.0, -1.0, 2.0, -0.5)
+_FEWEST_PLACES = 16
 _TYPES = "fd"
 
 Range = tuple[int, int]
@@ -94,6 +98,14 @@ def _loops() -> Any:
 
     know_blas()
     return cpu_loops
+
+
+@cache
+def _tiles() -> Any:
+    _loops()
+    from . import cpu_winograd
+
+    return cpu_winograd
 
 
 # -- sizes ----------------------------------------------------------------------------------------
@@ -158,6 +170,8 @@ def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
     (n, c, *image), o = x.shape, w.shape[0]
     if groups == c == o:
         return window_sums(x, win, out, w)
+    if len(out) < 3 and c // groups >= _FEWEST_CHANNELS:
+        return _convolve_cells(x, w, win, groups, out)
     y = np.empty((n, o, *out), x.dtype)
     if not y.size:
         return y
@@ -165,14 +179,12 @@ def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
     flat, to = _like(x, x.dtype).reshape(n, c, -1), y.reshape(n, o, -1)
     cells, (depths, high, wide) = matrices.shape[2], sizes[6:9]
     step = _step(cells, high, wide, x.itemsize)
-    if math.prod(win.kernel) == 1 and out == tuple(image):
-        step = high  # multiplied as they are
     images = max(1, step // high)
     places = product(_ranges(n, images), range(depths), _ranges(high, step))
     blocks = -(-n // images) * depths * -(-high // step)
     outputs = _parts(o // groups, _split(y.size * cells) // blocks, _FEWEST_OUTPUTS)
     columns = (cells + o // groups) * min(images, n) * min(step, high) * wide
-    needed = columns + _span(sizes, min(step, high))
+    needed = columns + _span(sizes, min(step, high), wide)
 
     def block(place: tuple[tuple[Range, int, Range], Range]) -> None:
         (rows, depth, windows), part = place
@@ -181,6 +193,63 @@ def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
 
     each(block, product(places, outputs))
     return y
+
+
+def _convolve_cells(
+    x: Array, w: Array, win: Any, groups: int, out: Shape, turned: bool = False
+) -> Array:
+    """Return a convolution as one product for each cell of the kernels."""
+    n, c, *image = x.shape
+    kernels = derived(w, f"cells {groups}", lambda v: _by_cell(v, groups))
+    kernels = kernels.astype(x.dtype, copy=False)
+    cells, cg = kernels.shape[1], c // groups
+    og = kernels.shape[3 if turned else 2]
+    y = np.empty((n, groups * og, *out), x.dtype)
+    if not y.size:
+        return y
+    if cells == 1 and out == tuple(image) and all(stride == 1 for stride in win.strides):
+        image = out = (math.prod(out),)  # points, in no order
+        win = win._replace(kernel=(1,), strides=(1,), dilations=(1,), pads=((0, 0),))
+    sizes = _windows(image, out, win)
+    flat, to = _like(x, x.dtype).reshape(n, c, -1), y.reshape(n, groups * og, -1)
+    high, wide = sizes[7:9]
+    blocks = _split(y.size * cells * cg)
+    most = _columns(cg * og, n * high * wide // blocks)
+    along = _ranges(wide, _even(wide, most))
+    rows = _ranges(high, _even(high, max(1, most // along[0][1])))
+    images = _ranges(n, max(1, most // (high * wide)))
+    places = list(product(images, rows, along))
+    outputs = _parts(og, blocks // (2 * len(places)), _FEWEST_OUTPUTS)
+    span, count = _span(sizes, rows[0][1], along[0][1]), rows[0][1] * along[0][1]
+    needed = (images[0][1] * max(span, count) + 64) * (2 * cg + og)
+
+    def block(place: tuple[tuple[Range, Range, Range], Range]) -> None:
+        where, part = place
+        space = _room(x.dtype, needed)
+        _loops().convolve_cells(flat, kernels, to, *where, part, turned, sizes, space)
+
+    each(block, product(places, outputs))
+    return y
+
+
+def _by_cell(w: Array, groups: int) -> Array:
+    """Return kernels as matrices (groups, cells, o / groups, c / groups)."""
+    o, c, *kernel = w.shape
+    cells = w.reshape(groups, o // groups, c, math.prod(kernel))
+    return _like(cells.transpose(0, 3, 1, 2), w.dtype)
+
+
+def _columns(size: int, wanted: int) -> int:
+    """Return how many columns to multiply matrices of this size with, `wanted` for few blocks."""
+    small = _loops().SMALL_PRODUCT // size
+    if small >= _FEWEST_SMALL_COLUMNS:
+        return min(small, _COLUMNS)
+    return min(max(wanted, _FEWER_COLUMNS), _COLUMNS)
+
+
+def _even(total: int, most: int) -> int:
+    """Return the size of parts of at most so many that are about equal."""
+    return -(-total // -(-total // most))
 
 
 def _split(products: int) -> int:
@@ -192,12 +261,12 @@ def _step(depth: int, high: int, wide: int, itemsize: int) -> int:
     """Return how many rows of windows, of so many numbers each, to unfold at a time."""
     most = max(_FEWEST_COLUMNS, min(_MOST_COLUMNS, _ROOM_BYTES // (depth * itemsize)))
     rows = max(1, most // wide)
-    return rows if rows >= high else -(-high // -(-high // rows))  # blocks of one size
+    return _even(high, min(rows, high))
 
 
-def _span(sizes: Shape, rows: int) -> int:
+def _span(sizes: Shape, rows: int, wide: int) -> int:
     """Return how many numbers of a padded plane so many rows of windows see."""
-    (_, kh, kw), wide, (_, sh, sw), (_, eh, ew) = sizes[3:6], sizes[8], sizes[9:12], sizes[12:15]
+    (_, kh, kw), (_, sh, sw), (_, eh, ew) = sizes[3:6], sizes[9:12], sizes[12:15]
     return ((rows - 1) * sh + (kh - 1) * eh + 1) * ((wide - 1) * sw + (kw - 1) * ew + 1)
 
 
@@ -206,36 +275,32 @@ def convolve_back(g: Array, shape: Shape, w: Array, win: Any, groups: int) -> Ar
     (n, c, *image), (o, *out) = shape, g.shape[1:]
     if groups == c == o:
         return window_spread(g, shape, win, w)
-    straight = all(stride == 1 for stride in win.strides)
-    if straight and c // groups >= _FEWEST_CHANNELS:  # a convolution again, with kernels turned
+    straight = all(stride == 1 for stride in win.strides) and c // groups >= _FEWEST_CHANNELS
+    if straight and len(out) < 3 and o // groups >= _FEWEST_CHANNELS:
+        return _convolve_cells(g, w, _turned_windows(win), groups, tuple(image), turned=True)
+    if straight:  # a convolution again, with kernels turned
         turned = derived(w, f"turned {groups}", lambda v: _turned(v, groups))
         return convolve(g, turned, _turned_windows(win), groups, tuple(image))
     gx = np.zeros(shape, g.dtype)
     if not gx.size:
         return gx
-    swapped = derived(w, f"swapped {groups}", lambda v: _swapped(v, groups))
-    swapped = swapped.astype(g.dtype, copy=False)
+    matrices = _matrices(w, groups).astype(g.dtype, copy=False)
     sizes, cells = _windows(image, out, win), math.prod(win.kernel)
     flat, to = _like(g, g.dtype).reshape(n, o, -1), gx.reshape(n, c, -1)
-    blocks = _split(g.size * swapped.shape[1]) // n
+    blocks = _split(g.size * matrices.shape[2]) // n
     channels = _parts(c // groups, blocks, max(1, _FEWEST_OUTPUTS // cells))
     high, wide = sizes[7:9]
     lines = channels[0][1] * cells
     step = min(high, _step(lines, high, wide, g.itemsize))
-    needed = (lines + o // groups) * step * wide + _span(sizes, step)
+    needed = (lines + o // groups) * step * wide + _span(sizes, step, wide)
 
     def block(place: tuple[int, Range]) -> None:
         i, part = place
         space = _room(g.dtype, needed)
-        _loops().convolve_back(flat, swapped, to, (i, i + 1), part, step, sizes, space)
+        _loops().convolve_back(flat, matrices, to, (i, i + 1), part, step, sizes, space)
 
     each(block, product(range(n), channels))
     return gx
-
-
-def _swapped(w: Array, groups: int) -> Array:
-    """Return matrices from outputs to inputs, (groups, c / groups cells, o / groups)."""
-    return _like(_matrices(w, groups).swapaxes(1, 2), w.dtype)
 
 
 def _turned(w: Array, groups: int) -> Array:
@@ -246,56 +311,112 @@ def _turned(w: Array, groups: int) -> Array:
     return np.ascontiguousarray(flipped).reshape(groups * c, o // groups, *kernel)
 
 
-def winograd(x: Array, u: Array, pads: Sequence[Range]) -> Array:
-    """Return a 3 x 3 convolution of x (n, c, h, w) with transformed kernels (16, o, c)."""
-    (n, c, h, w), o = x.shape, u.shape[1]
+def winograd_pays(x: Array, w: Array, out: Shape) -> bool:
+    """Tell whether Winograd's way beats `convolve` for kernels of 3 x 3 on this output.
+
+    Both compute places that belong to no output; transforms cost as much as some products.
+    """
+    o, c = w.shape[:2]
+    high, wide = -(-out[0] // 4), -(-out[1] // 4)
+    if 36 * o * c * x.itemsize > DERIVED_BYTES or len(x) * high * (wide + 1) < _FEWEST_PLACES:
+        return False
+    if out[0] * out[1] < 0.8 * 16 * high * wide:
+        return False
+    ours = 36 * high * (wide + 1) * (1 + 19 / o + 12 / c)
+    return ours <= 0.8 * 9 * out[0] * (out[1] + 2)
+
+
+def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) -> Array:
+    """Return a convolution of x (n, c, h, w) with kernels (o, c, 3, 3), or `turned` ones."""
+    loops = _tiles()
+    u = derived(w, "winograd tiles", _transformed).astype(x.dtype, copy=False)
+    numbers = _numbers(x.dtype, turned)
+    (n, c, h, v), o = x.shape, w.shape[1 if turned else 0]
     (top, bottom), (left, right) = pads
-    out = (h + top + bottom - 2, w + left + right - 2)
-    x, y = _like(x, x.dtype), np.empty((n, o, *out), x.dtype)
-    u = _like(u, x.dtype).reshape(4, 4, o, c)
-    high, wide = -(-out[0] // 2), -(-out[1] // 2)
-    rows = max(1, min(high, _TILES // wide))
-    rows = -(-high // -(-high // rows))
-    images = min(n, max(1, _TILES // (high * wide)))
-    places = list(product(_ranges(n, images), _ranges(high, rows)))
-    count = images * rows * (wide + 1)
-    planes = 16 * (rows + 1) * (wide + 1)
+    y = np.empty((n, o, h + top + bottom - 2, v + left + right - 2), x.dtype)
+    x = _like(x, x.dtype)
+    high, wide = -(-y.shape[2] // 4), -(-y.shape[3] // 4)
+    line = _ranges(wide, _even(wide, loops.PLACES - 1))
+    pitch = line[0][1] + 1
+    rows = _ranges(high, _even(high, loops.PLACES // pitch))
+    images = _ranges(n, max(1, loops.PLACES // (high * pitch)) if len(line) == 1 else 1)
+    places = list(product(images, rows, line))
+    before = (top, left)
+    planes = 4 * (rows[0][1] + 1) * 4 * pitch + 64 * loops.PITCH
+    per_channel = 36 * loops.PITCH
 
-    def block(place: tuple[Range, Range]) -> None:
-        space = _room(x.dtype, 16 * (c + o) * count + planes)
-        _loops().winograd(x, u, y, *place, wide, top, left, space)
+    def block(place: tuple[Range, Range, Range]) -> None:
+        space = _room(x.dtype, per_channel * (c + o) + planes)
+        loops.winograd(x, u, y, *place, before, turned, numbers, space)
 
-    def parts(some: Range, lines: Range) -> None:
+    def parts(place: tuple[Range, Range, Range]) -> None:
         """Compute a block side by side: first the tiles by channels, then products by outputs."""
-        size = (some[1] - some[0]) * (lines[1] - lines[0]) * (wide + 1)
-        tiles, place = np.empty((4, 4, c, size), x.dtype), (lines[1] - lines[0], wide)
+        tiles = np.empty((6, c, 6, loops.PITCH), x.dtype)
 
         def transform(part: Range) -> None:
             room = _room(x.dtype, planes)
-            _loops().winograd_tiles(x, tiles, some, part, lines[0], *place, top, left, room)
+            some, where, along = place
+            loops.tiles_of(x, tiles, some, part, where, along, before, numbers, room)
 
         def multiply(part: Range) -> None:
-            room = _room(x.dtype, 16 * (part[1] - part[0]) * size + planes)
-            _loops().winograd_products(u, tiles, y, some, lines[0], part, *place, room)
+            room = _room(x.dtype, per_channel * (part[1] - part[0]) + planes)
+            loops.products_of(u, tiles, y, *place, part, turned, numbers, room)
 
         each(transform, _parts(c, _BLOCKS))
         each(multiply, _parts(o, _BLOCKS, _FEWEST_OUTPUTS))
 
-    if len(places) < _split(16 * c * o * count * len(places)) // 2:
+    if len(places) < _split(36 * c * o * loops.PLACES * len(places)) // 2:
         for place in places:
-            parts(*place)
+            parts(place)
     else:
         each(block, places)
     return y
 
 
-def loud(x: Array) -> Array:
-    """Return where any channel of x (n, c, ...) is not 0, as (n, ...)."""
-    heard = np.zeros((len(x), *x.shape[2:]), bool)
-    flat = _like(x, x.dtype).reshape(*x.shape[:2], -1)
-    to = heard.reshape(len(x), -1)
-    each(lambda r: _loops().loud(flat[slice(*r)], to[slice(*r)]), _parts(len(x), _BLOCKS))
-    return heard
+def _transformed(w: Array) -> Array:
+    """Return kernels (o, c, 3, 3) as (6, 6, o, c), computed in float64."""
+    rows = [[p**k / _span_of(p, _POINTS) for k in range(3)] for p in _POINTS]
+    at = np.array([*rows, [0, 0, 1]])
+    u = np.empty((6, 6, *w.shape[:2]), w.dtype)
+    for part, some in ((u[:, :, r : r + 8], w[r : r + 8]) for r in range(0, len(w), 8)):
+        part[:] = (at @ some.astype(np.float64) @ at.T).transpose(2, 3, 0, 1)
+    return u
+
+
+def _span_of(point: float, points: Sequence[float]) -> float:
+    """Return the product of the distances of a point to the others."""
+    return math.prod(point - other for other in points if other != point)
+
+
+@cache
+def _numbers(dtype: np.dtype, turned: bool) -> Array:
+    """Return the numbers of the transforms of data and products.
+
+    Kernels turned round, at 1 / p in the place of p, are those at p up to factors, which the way
+    back takes in.
+    """
+    points, ends, moved = _POINTS, [1.0, 1.0], [1.0] * 4
+    if turned:
+        points = _TURNED
+        pairs = zip(_POINTS[1:], points[1:], strict=True)
+        ends = [1 / _span_of(0, points), _span_of(0, _POINTS)]
+        moved = [_span_of(p, _POINTS) / _span_of(q, points) / p**2 for p, q in pairs]
+    a, b = points[3:]
+    (zero, infinite), (one, minus, at_a, at_b) = ends, moved
+    powers = [f * p**k for f, p in ((at_a, a), (at_b, b)) for k in range(4)]
+    numbers = (a, b, a + b, a * b, zero, one, minus, infinite, *powers)
+    return np.array(numbers, dtype)
+
+
+def silence(x: Array, y: Array, pads: Sequence[Range]) -> None:
+    """Make y, a convolution of x with kernels of 3 x 3, exactly 0 where it comes of zeros only."""
+    before, plane = (pads[0][0], pads[1][0]), x.shape[2] * x.shape[3]
+    x = _like(x, x.dtype)
+
+    def block(images: Range) -> None:
+        _loops().silence(x, y, images, before, _room(x.dtype, plane))
+
+    each(block, _parts(len(x), min(_BLOCKS, x.size / _FEWEST_NUMBERS)))
 
 
 # -- elements -------------------------------------------------------------------------------------

@@ -14,9 +14,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
+from numba.np.linalg import ensure_blas, get_blas_kind
+
+ensure_blas()
 
 # contract: a product and a sum may become one instruction, which rounds once.
 _njit = njit(nogil=True, error_model="numpy", fastmath={"contract"})
@@ -39,7 +44,7 @@ class _Cache(FunctionCache):
 KEPT = True  # whether what is compiled serves later processes, too
 
 
-def _compiled(function):
+def compiled(function):
     global KEPT
     made = _njit(function)
     try:
@@ -50,7 +55,7 @@ def _compiled(function):
 
 
 @intrinsic
-def _lent(context, array):
+def lent(context, array):
     """Return an array that counts no references: threads would fight for the counter."""
 
     def code(context, builder, signature, arguments):
@@ -63,10 +68,87 @@ def _lent(context, array):
     return array(array), code
 
 
+@intrinsic
+def multiply(context, a, b, c, more):
+    """Put a @ b into c, or add it to c where `more`; rows or columns of each may lie apart.
+
+    What np.dot calls, which wants matrices in one piece and adds nothing up.
+    """
+
+    def code(context, builder, signature, arguments):
+        kinds, kind = signature.args[:3], signature.args[0].dtype
+        char, size, address = ir.IntType(8), cgutils.intp_t, cgutils.voidptr_t
+        itemsize = size(context.get_abi_sizeof(context.get_data_type(kind)))
+        number = context.get_value_type(kind)
+
+        def matrix(array):
+            """Return whether an array is one of columns, its leading dimension, its address."""
+            apart, along = cgutils.unpack_tuple(builder, array.strides)
+            high, wide = cgutils.unpack_tuple(builder, array.shape)
+            rows = builder.icmp_signed("==", along, itemsize)
+            leading = builder.sdiv(builder.select(rows, apart, along), itemsize)
+            least = builder.select(rows, wide, high)  # a single row has any stride
+            enough = builder.icmp_signed(">=", leading, least)
+            leading = builder.select(enough, leading, least)
+            order = builder.select(rows, char(ord("n")), char(ord("t")))
+            return order, leading, builder.bitcast(array.data, address)
+
+        def constant(value):
+            return builder.bitcast(cgutils.alloca_once_value(builder, value), address)
+
+        arrays = [
+            context.make_array(k)(context, builder, v)
+            for k, v in zip(kinds, arguments[:3], strict=True)
+        ]
+        (order_a, step_a, at_a), (order_b, step_b, at_b), (_, step_c, at_c) = map(matrix, arrays)
+        (m, k), (_, n) = (cgutils.unpack_tuple(builder, v.shape) for v in arrays[:2])
+        takes = [char] * 3 + [size] * 3 + [address, address, size, address, size] + [address] * 2
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.IntType(32), [*takes, size]), "numba_xxgemm"
+        )
+        # Of matrices in columns, as BLAS has them, the product is turned round.
+        orders = [char(ord(get_blas_kind(kind))), order_b, order_a]
+        factors = [constant(number(1.0)), at_b, step_b, at_a, step_a]
+        to = [constant(builder.uitofp(arguments[3], number)), at_c, step_c]
+        builder.call(function, [*orders, n, m, k, *factors, *to])
+        return context.get_dummy_value()
+
+    return types.void(a, b, c, types.boolean), code
+
+
+# Products of so many numbers OpenBLAS computes as they lie; larger ones it packs first, which few
+# columns do not pay for.
+SMALL_PRODUCT = 10**6
+_FEW_COLUMNS, _FEWEST_ROWS = 100, 16
+
+
+@compiled
+def product(a, b, c, more):
+    """Do what `multiply` does, by parts of the rows where these are faster."""
+    rows = SMALL_PRODUCT // (a.shape[1] * b.shape[1])
+    if b.shape[1] > _FEW_COLUMNS or rows >= len(a) or rows < _FEWEST_ROWS:
+        multiply(a, b, c, more)
+        return
+    for i in range(0, len(a), rows):
+        multiply(a[i : i + rows], b, c[i : i + rows], more)
+
+
+_UNIT = 16  # columns that BLAS computes together
+
+
+@compiled
+def rounded(n):
+    """Return a number of columns without a rest, which BLAS would add up in another order.
+
+    Equal numbers then give sums that are equal to the last bit, and maxima of them are ties.
+    """
+    return -(-n // _UNIT) * _UNIT
+
+
 # -- planes ---------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _copy(to, x, top, left, down, along):
     """Put x[top + h down, left + k along] into to[h, k]."""
     for h in range(to.shape[0]):
@@ -82,7 +164,7 @@ def _copy(to, x, top, left, down, along):
                 out[k] = line[k * along]
 
 
-@_compiled
+@compiled
 def _gather(to, x, f, top, left, down, along):
     """Add f x[top + h down, left + k along] to to[h, k]."""
     for h in range(to.shape[0]):
@@ -98,7 +180,7 @@ def _gather(to, x, f, top, left, down, along):
                 out[k] += f * line[k * along]
 
 
-@_compiled
+@compiled
 def _gather_three(to, x, f, top, left, down, along):
     """Do `_gather` for three neighbours at once."""
     f0, f1, f2 = f[0], f[1], f[2]
@@ -112,7 +194,7 @@ def _gather_three(to, x, f, top, left, down, along):
                 out[k] += f0 * line[2 * k] + f1 * line[2 * k + 1] + f2 * line[2 * k + 2]
 
 
-@_compiled
+@compiled
 def _scatter(to, x, f, top, left, down, along):
     """Add f x[h, k] to to[top + h down, left + k along]."""
     for h in range(x.shape[0]):
@@ -128,7 +210,7 @@ def _scatter(to, x, f, top, left, down, along):
                 out[k * along] += f * line[k]
 
 
-@_compiled
+@compiled
 def _maxima(to, x, top, left, down, along):
     """Put the larger of to[h, k] and x[top + h down, left + k along] into to[h, k]; NaN stays."""
     for h in range(to.shape[0]):
@@ -143,7 +225,7 @@ def _maxima(to, x, top, left, down, along):
                 out[k] = out[k] if out[k] > v or out[k] != out[k] else v
 
 
-@_compiled
+@compiled
 def _claim(to, most, x, place, top, left, down, along, pitch):
     """Put the place of x[top + h down, left + k along] into to[h, k] where it is the maximum."""
     for h in range(to.shape[0]):
@@ -157,7 +239,7 @@ def _claim(to, most, x, place, top, left, down, along, pitch):
                 out[k] = first + np.int32(k * along) if line[k * along] == best[k] else out[k]
 
 
-@_compiled
+@compiled
 def _pad(to, x, top, left, value):
     """Put x into `to` so that x[0, 0] lies at (top, left), which may lie before it."""
     high, wide = x.shape
@@ -175,7 +257,7 @@ def _pad(to, x, top, left, value):
             part[k] = source[k]
 
 
-@_compiled
+@compiled
 def _crop(to, x, top, left):
     """Add to `to` what lies in x where `_pad` would put it."""
     high, wide = to.shape
@@ -187,7 +269,7 @@ def _crop(to, x, top, left):
             part[k] += source[k]
 
 
-@_compiled
+@compiled
 def _span(count, kernel, stride, dilation):
     """Return how many places so many windows see."""
     return (count - 1) * stride + (kernel - 1) * dilation + 1
@@ -196,7 +278,7 @@ def _span(count, kernel, stride, dilation):
 # -- convolution ----------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def _fill(columns, x, channels, images, depth, rows, win, padded):
     """Put windows into columns (channels cells, images rows OW), one line for each cell."""
     D, H, W, KD, KH, KW, _, _, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
@@ -221,7 +303,7 @@ def _fill(columns, x, channels, images, depth, rows, win, padded):
                         line += 1
 
 
-@_compiled
+@compiled
 def _spread(columns, x, image, channels, depth, rows, win, padded):
     """Add columns (channels cells, rows OW) where their cells lie in an image."""
     D, H, W, KD, KH, KW, _, _, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
@@ -242,8 +324,8 @@ def _spread(columns, x, image, channels, depth, rows, win, padded):
             _crop(plane, padded, PH - rows[0] * SH, PW)
 
 
-@_compiled
-def _take(room, *shape):
+@compiled
+def take(room, *shape):
     """Return an array of scratch memory, and what is left of it."""
     size = 1
     for n in shape:
@@ -251,256 +333,175 @@ def _take(room, *shape):
     return room[:size].reshape(shape), room[size:]
 
 
-@_compiled
-def _whole(win):
-    """Tell whether windows are the places of the image themselves."""
-    D, H, W, KD, KH, KW, OD, OH, OW, SD, SH, SW, _, _, _, PD, PH, PW = win
-    cells, strides, pads = KD * KH * KW, SD * SH * SW, PD + PH + PW
-    return cells == 1 and strides == 1 and pads == 0 and D == OD and H == OH and W == OW
-
-
-@_compiled
+@compiled
 def convolve(x, w, y, images, depth, rows, outputs, win, room):
     """Convolve x (n, c, size) with kernels w (groups, o / groups, c / groups cells).
 
     Writes y (n, o, windows) for some images, rows of windows at one depth and outputs of a group.
     """
-    x, w, y, room = _lent(x), _lent(w), _lent(y), _lent(room)
+    x, w, y, room = lent(x), lent(w), lent(y), lent(room)
     _, _, _, _, KH, KW, _, OH, OW, _, SH, SW, _, EH, EW, _, _, _ = win
     groups, _, cells = w.shape
     cg, (o0, o1) = x.shape[1] // groups, outputs
     each, n = (rows[1] - rows[0]) * OW, images[1] - images[0]
-    at, size = (depth * OH + rows[0]) * OW, y.shape[2]
+    at = (depth * OH + rows[0]) * OW
     high, wide = _span(rows[1] - rows[0], KH, SH, EH), _span(OW, KW, SW, EW)
-    padded, room = _take(room, high, wide)
-    columns, room = _take(room, cells, n * each)
-    sums, room = _take(room, o1 - o0, n * each)
+    padded, room = take(room, high, wide)
+    columns, room = take(room, cells, n * each)
+    sums, room = take(room, o1 - o0, n * each)
     for group in range(groups):
         kernels, first = w[group, o0:o1], group * (w.shape[1]) + o0
         channels = (group * cg, (group + 1) * cg)
-        straight = n == 1 and each == size
-        if straight and _whole(win):
-            part = x[images[0], channels[0] : channels[1]]
-            np.dot(kernels, part, y[images[0], first : first + o1 - o0])
-            continue
         _fill(columns, x, channels, images, depth, rows, win, padded)
-        if straight:
-            np.dot(kernels, columns, y[images[0], first : first + o1 - o0])
+        if n == 1:
+            multiply(kernels, columns, y[images[0], first : first + o1 - o0, at : at + each], False)
             continue
-        np.dot(kernels, columns, sums)
+        multiply(kernels, columns, sums, False)
         for o in range(o1 - o0):
             for i in range(n):
                 to = y[images[0] + i, first + o, at : at + each]
                 to[:] = sums[o, i * each : (i + 1) * each]
 
 
-@_compiled
+@compiled
+def _kernel(w, group, cell, outputs, turned):
+    """Return the matrix of one cell, (outputs, channels)."""
+    if turned:
+        return w[group, w.shape[1] - 1 - cell][:, outputs[0] : outputs[1]].T
+    return w[group, cell][outputs[0] : outputs[1]]
+
+
+@compiled
+def convolve_cells(x, w, y, images, rows, line, outputs, turned, win, room):
+    """Convolve x (n, c, size) with kernels w (groups, cells, o, c) as one product for each cell.
+
+    Writes y (n, outputs, windows) for some images, rows of windows, windows of a row and outputs
+    of a group; `turned` kernels lead from o to c. In one image, with strides of 1, what a cell
+    sees is a stretch of memory, which is not copied: its rows end with numbers that belong to no
+    window.
+    """
+    x, w, y, room = lent(x), lent(w), lent(y), lent(room)
+    _, H, W, _, KH, KW, _, OH, OW, _, SH, SW, _, EH, EW, _, PH, PW = win
+    (i0, i1), (o0, o1), count, along = images, outputs, rows[1] - rows[0], line[1] - line[0]
+    groups, cg, og = w.shape[0], x.shape[1] // w.shape[0], y.shape[1] // w.shape[0]
+    high, wide = _span(count, KH, SH, EH), _span(along, KW, SW, EW)
+    whole = KH * KW * SH * SW == 1 and PH + PW == 0 and OH == H and OW == W
+    straight = i1 - i0 == 1 and SH * SW == 1
+    pitch = wide if straight else along
+    many = (i1 - i0) * count * pitch
+    n = rounded(many)
+    padded, room = take(room, cg, (i1 - i0) * high * wide + n - many)
+    columns, room = take(room, cg, 0 if straight else n)
+    sums, room = take(room, o1 - o0, n)
+    for group in range(groups):
+        first, channels = group * og, group * cg
+        if whole and straight:
+            at, end = rows[0] * OW + line[0], (rows[1] - 1) * OW + line[1]
+            seen = x[i0, channels : channels + cg, at:end]
+            to = y[i0, first + o0 : first + o1, at:end]
+            product(_kernel(w, group, 0, outputs, turned), seen, to, False)
+            continue
+        for c in range(cg):
+            for i in range(i0, i1):
+                plane = x[i, channels + c].reshape(H, W)
+                to = padded[c, (i - i0) * high * wide : (i - i0 + 1) * high * wide]
+                _pad(to.reshape(high, wide), plane, PH - rows[0] * SH, PW - line[0] * SW, 0)
+        for cell in range(KH * KW):
+            top, left = cell // KW * EH, cell % KW * EW
+            kernel = _kernel(w, group, cell, outputs, turned)
+            if straight:
+                at = top * wide + left
+                product(kernel, padded[:, at : at + n], sums, cell > 0)
+                continue
+            for c in range(cg):
+                for i in range(i1 - i0):
+                    to = columns[c, i * count * along : (i + 1) * count * along]
+                    plane = padded[c, i * high * wide : (i + 1) * high * wide]
+                    _copy(to.reshape(count, along), plane.reshape(high, wide), top, left, SH, SW)
+            product(kernel, columns, sums, cell > 0)
+        for o in range(o1 - o0):
+            for i in range(i1 - i0):
+                plane = y[i0 + i, first + o0 + o].reshape(OH, OW)
+                for r in range(count):
+                    start = (i * count + r) * pitch
+                    to, found = plane[rows[0] + r, line[0] : line[1]], sums[o][start:]
+                    for k in range(along):
+                        to[k] = found[k]
+
+
+@compiled
 def convolve_back(g, w, x, images, channels, step, win, room):
     """Add the transpose of a convolution to x (n, c, size), which is 0 at first.
 
-    w (groups, c / groups cells, o / groups), g (n, o, windows); some images and channels of each
+    w (groups, o / groups, c / groups cells), g (n, o, windows); some images and channels of each
     group, `step` rows of windows at a time.
     """
-    g, w, x, room = _lent(g), _lent(w), _lent(x), _lent(room)
+    g, w, x, room = lent(g), lent(w), lent(x), lent(room)
     _, _, _, KD, KH, KW, OD, OH, OW, _, SH, SW, _, EH, EW, _, _, _ = win
     cells = KD * KH * KW
-    groups, og = w.shape[0], w.shape[2]
-    cg, (c0, c1) = w.shape[1] // cells, channels
+    groups, og = w.shape[0], w.shape[1]
+    cg, (c0, c1) = w.shape[2] // cells, channels
     for group in range(groups):
-        kernels, first = w[group, c0 * cells : c1 * cells], group * cg
+        kernels, first = w[group, :, c0 * cells : c1 * cells].T, group * cg
         for i in range(images[0], images[1]):
             signal = g[i, group * og : (group + 1) * og]
-            if _whole(win):
-                np.dot(kernels, signal, x[i, first + c0 : first + c1])
-                continue
             for depth in range(OD):
                 for r0 in range(0, OH, step):
                     r1 = min(OH, r0 + step)
                     each, at = (r1 - r0) * OW, (depth * OH + r0) * OW
                     high, wide = _span(r1 - r0, KH, SH, EH), _span(OW, KW, SW, EW)
-                    padded, rest = _take(room, high, wide)
-                    columns, rest = _take(rest, (c1 - c0) * cells, each)
-                    if each == signal.shape[1]:
-                        np.dot(kernels, signal, columns)
-                    else:
-                        part, rest = _take(rest, og, each)
-                        for o in range(og):
-                            part[o, :] = signal[o, at : at + each]
-                        np.dot(kernels, part, columns)
+                    padded, rest = take(room, high, wide)
+                    columns, rest = take(rest, (c1 - c0) * cells, each)
+                    multiply(kernels, signal[:, at : at + each], columns, False)
                     place = (first + c0, first + c1)
                     _spread(columns, x, i, place, depth, (r0, r1), win, padded)
 
 
-# -- Winograd -------------------------------------------------------------------------------------
+@compiled
+def silence(x, y, images, pads, room):
+    """Make y (n, o, h, w), a convolution of x (n, c, h, w) of 3 x 3, 0 where it comes of zeros.
 
-
-@_compiled
-def _deinterleave(x, even, odd):
-    for k in range(len(even)):
-        even[k] = x[2 * k]
-    for k in range(len(odd)):
-        odd[k] = x[2 * k + 1]
-
-
-@_compiled
-def _subtract(a, b, out):
-    for k in range(len(out)):
-        out[k] = a[k] - b[k]
-
-
-@_compiled
-def _add(a, b, out):
-    for k in range(len(out)):
-        out[k] = a[k] + b[k]
-
-
-@_compiled
-def _phases(x, padded, row, left, high):
-    """Put the rows of a plane into even ones, then odd ones, `high` + 1 of each, padded with 0."""
-    half = high + 1
-    for r in range(2 * half):
-        h = row + r
-        to = padded[r % 2, r // 2]
-        if h < 0 or h >= x.shape[0]:
-            to[:] = 0
-            continue
-        part, line = to[left : left + x.shape[1]], x[h]
-        for k in range(len(part)):
-            part[k] = line[k]
-
-
-@_compiled
-def winograd_tiles(x, tiles, images, channels, row, high, wide, top, left, room):
-    """Transform `high` rows of tiles of some images to tiles (4, 4, c, images high (wide + 1)).
-
-    Rows of tiles follow each other with one number between them that belongs to none: so that
-    neighbours are neighbours in memory, and all sums run over long stretches of it.
+    For some images; `room` is a plane of numbers for each thread.
     """
-    x, tiles, room = _lent(x), _lent(tiles), _lent(room)
-    pitch = wide + 1
-    n = high * pitch
-    padded, room = _take(room, 2, high + 1, 2 * pitch)
-    cells, room = _take(room, 2, 2 * (n + pitch))
-    across, room = _take(room, 4, 2, n)
-    padded[:] = 0
+    x, y = lent(x), lent(y)
+    (high, wide), (top, left) = y.shape[2:], pads
+    heard, room = take(lent(room), x.shape[2], x.shape[3])
     for i in range(images[0], images[1]):
-        at = (i - images[0]) * n
-        for c in range(channels[0], channels[1]):
-            _phases(x[i, c], padded, 2 * row - top, left, high)
-            _deinterleave(padded.reshape(-1), cells[0], cells[1])
-            for b in range(2):
-                even, odd = cells[b, : n + pitch], cells[b, n + pitch :]
-                _subtract(even, even[pitch:], across[0, b])
-                _add(odd, even[pitch:], across[1, b])
-                _subtract(even[pitch:], odd, across[2, b])
-                _subtract(odd, odd[pitch:], across[3, b])
-            for a in range(4):
-                even, odd = across[a, 0], across[a, 1]
-                _subtract(even, even[1:], tiles[a, 0, c][at : at + n - 1])
-                _add(odd, even[1:], tiles[a, 1, c][at : at + n - 1])
-                _subtract(even[1:], odd, tiles[a, 2, c][at : at + n - 1])
-                _subtract(odd, odd[1:], tiles[a, 3, c][at : at + n - 1])
-                for b in range(4):
-                    tiles[a, b, c, at + n - 1] = 0
-
-
-@_compiled
-def _sums(m0, m1, m2, m3, plus, minus):
-    """Put m0 + m1 + m2 and m1 - m2 - m3 into two planes."""
-    for k in range(len(plus)):
-        plus[k] = m1[k] + m2[k] + m0[k]
-    for k in range(len(minus)):
-        minus[k] = m1[k] - m2[k] - m3[k]
-
-
-@_compiled
-def _interleave(even, odd, to, first):
-    """Write even[r, k] and odd[r, k] to columns 2 k and 2 k + 1 of row first + 2 r."""
-    wide, half = to.shape[1], to.shape[1] // 2
-    for r in range(min(len(even), (len(to) - first + 1) // 2)):
-        line, a, b = to[first + 2 * r], even[r], odd[r]
-        for k in range(half):
-            line[2 * k] = a[k]
-            line[2 * k + 1] = b[k]
-        if wide % 2:
-            line[2 * half] = a[half]
-
-
-@_compiled
-def winograd_outputs(products, y, images, first, row, high, wide, room):
-    """Transform products (4, 4, o, images high (wide + 1)) back; write them to y (n, o, h, w)."""
-    products, y, room = _lent(products), _lent(y), _lent(room)
-    pitch = wide + 1
-    n = high * pitch
-    two, room = _take(room, 2, 4, n)
-    four, room = _take(room, 2, n)
-    for i in range(images[0], images[1]):
-        at = (i - images[0]) * n
-        for o in range(products.shape[2]):
-            for b in range(4):
-                m0, m1 = products[0, b, o][at : at + n], products[1, b, o][at : at + n]
-                m2, m3 = products[2, b, o][at : at + n], products[3, b, o][at : at + n]
-                _sums(m0, m1, m2, m3, two[0, b], two[1, b])
-            for a in range(2):
-                t = two[a]
-                _sums(t[0], t[1], t[2], t[3], four[0], four[1])
-                even, odd = four[0].reshape(high, pitch), four[1].reshape(high, pitch)
-                _interleave(even, odd, y[i, first + o], 2 * row + a)
-
-
-@_compiled
-def winograd_products(u, tiles, y, images, row, outputs, high, wide, room):
-    """Multiply tiles with kernels u (4, 4, o, c) for some outputs, and transform them back."""
-    u, tiles, y, room = _lent(u), _lent(tiles), _lent(y), _lent(room)
-    o0, o1 = outputs
-    products, room = _take(room, 4, 4, o1 - o0, tiles.shape[3])
-    for a in range(4):
-        for b in range(4):
-            np.dot(u[a, b, o0:o1], tiles[a, b], products[a, b])
-    winograd_outputs(products, y, images, o0, row, high, wide, room)
-
-
-@_compiled
-def winograd(x, u, y, images, rows, wide, top, left, room):
-    """Convolve x (n, c, h, w) with transformed kernels u (4, 4, o, c) for some rows of tiles."""
-    x, u, y, room = _lent(x), _lent(u), _lent(y), _lent(room)
-    c, o, high = x.shape[1], u.shape[2], rows[1] - rows[0]
-    count = (images[1] - images[0]) * high * (wide + 1)
-    tiles, room = _take(room, 4, 4, c, count)
-    winograd_tiles(x, tiles, images, (0, c), rows[0], high, wide, top, left, room)
-    winograd_products(u, tiles, y, images, rows[0], (0, o), high, wide, room)
-
-
-@_compiled
-def loud(x, heard):
-    """Set heard (n, size) where any channel of x (n, c, size) is not 0."""
-    x, heard = _lent(x), _lent(heard)
-    for i in range(x.shape[0]):
-        to = heard[i]
+        heard[:] = 0
+        flat, missing = heard.reshape(-1), True
         for c in range(x.shape[1]):
-            line = x[i, c]
-            for k in range(len(to)):
-                to[k] |= line[k] != 0
-            if c % 8 == 7 and to.all():
+            line = x[i, c].reshape(-1)
+            for k in range(len(flat)):
+                flat[k] = 1 if line[k] != 0 else flat[k]
+            if c % 8 == 7 and flat.min() > 0:
+                missing = False
                 break
+        if not missing or flat.min() > 0:
+            continue
+        for h in range(high):
+            for v in range(wide):
+                a, b = max(h - top, 0), max(v - left, 0)
+                seen = heard[a : max(h - top + 3, 0), b : max(v - left + 3, 0)]
+                if seen.size == 0 or seen.max() == 0:
+                    y[i, :, h, v] = 0
 
 
 # -- elements -------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def clip(x, low, high, y, part):
     """Put x between two bounds into y; NaN stays, and as a bound it is none."""
-    x, y = _lent(x)[part[0] : part[1]], _lent(y)[part[0] : part[1]]
+    x, y = lent(x)[part[0] : part[1]], lent(y)[part[0] : part[1]]
     for k in range(len(x)):
         v = low if x[k] < low else x[k]
         y[k] = high if v > high else v
 
 
-@_compiled
+@compiled
 def clip_back(g, x, low, high, to, part):
     """Put g (outputs, size) into `to` where x (size) lies between the bounds."""
-    g, to, x = _lent(g), _lent(to), _lent(x)[part[0] : part[1]]
+    g, to, x = lent(g), lent(to), lent(x)[part[0] : part[1]]
     below, above = low != low, high != high  # no bounds
     for o in range(len(g)):
         signal, out = g[o][part[0] : part[1]], to[o][part[0] : part[1]]
@@ -512,10 +513,10 @@ def clip_back(g, x, low, high, to, part):
 # -- windows --------------------------------------------------------------------------------------
 
 
-@_compiled
+@compiled
 def window_sums(x, filters, y, planes, win):
     """Put the sums of all windows, weighted by filters (channels, cells), into y."""
-    x, filters, y = _lent(x), _lent(filters), _lent(y)
+    x, filters, y = lent(x), lent(filters), lent(y)
     D, _, _, KD, KH, KW, OD, OH, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
     padded = np.empty((_span(OH, KH, SH, EH), _span(OW, KW, SW, EW)), x.dtype)
     for p in range(planes[0], planes[1]):
@@ -536,10 +537,10 @@ def window_sums(x, filters, y, planes, win):
                     _gather(y[p, i], padded, filter[cell], top, left, SH, SW)
 
 
-@_compiled
+@compiled
 def window_spread(g, filters, x, planes, win):
     """Put the transpose of `window_sums` of g (planes, windows) into x (planes, D, H, W)."""
-    g, filters, x = _lent(g), _lent(filters), _lent(x)
+    g, filters, x = lent(g), lent(filters), lent(x)
     D, _, _, KD, KH, KW, OD, OH, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
     padded = np.empty((_span(OH, KH, SH, EH), _span(OW, KW, SW, EW)), x.dtype)
     for p in range(planes[0], planes[1]):
@@ -557,10 +558,10 @@ def window_spread(g, filters, x, planes, win):
                 _crop(x[p, d], padded, PH, PW)
 
 
-@_compiled
+@compiled
 def window_maxima(x, y, planes, win):
     """Put the maximum of every window into y (planes, windows); NaN stays, padding never wins."""
-    x, y = _lent(x), _lent(y)
+    x, y = lent(x), lent(y)
     D, _, _, KD, KH, KW, OD, OH, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
     padded = np.empty((_span(OH, KH, SH, EH), _span(OW, KW, SW, EW)), x.dtype)
     for p in range(planes[0], planes[1]):
@@ -575,13 +576,13 @@ def window_maxima(x, y, planes, win):
                     _maxima(y[p, i], padded, cell // KW * EH, cell % KW * EW, SH, SW)
 
 
-@_compiled
+@compiled
 def window_winners(x, y, winners, planes, win):
     """Put the first cell of each window that is y into winners (planes, windows), -1 if none is.
 
     Cells that come first are asked last.
     """
-    x, y, winners = _lent(x), _lent(y), _lent(winners)
+    x, y, winners = lent(x), lent(y), lent(winners)
     D, H, W, KD, KH, KW, OD, OH, OW, SD, SH, SW, ED, EH, EW, PD, PH, PW = win
     padded = np.empty((_span(OH, KH, SH, EH), _span(OW, KW, SW, EW)), x.dtype)
     for p in range(planes[0], planes[1]):
@@ -599,10 +600,10 @@ def window_winners(x, y, winners, planes, win):
                     _claim(winners[p, i], most, padded, start, top, left, SH, SW, W)
 
 
-@_compiled
+@compiled
 def send_to_winners(g, winners, x, planes):
     """Add g (planes, windows) to x (planes, size), which is 0 at first, at the cells that win."""
-    g, winners, x = _lent(g), _lent(winners), _lent(x)
+    g, winners, x = lent(g), lent(winners), lent(x)
     for p in range(planes[0], planes[1]):
         to, signal, winner = x[p], g[p], winners[p % len(winners)]
         for k in range(len(signal)):
@@ -610,10 +611,10 @@ def send_to_winners(g, winners, x, planes):
                 to[winner[k]] += signal[k]
 
 
-@_compiled
+@compiled
 def pick_winners(x, winners, y, planes):
     """Put what x (planes, size) holds at the cells that win into y (planes, windows)."""
-    x, winners, y = _lent(x), _lent(winners), _lent(y)
+    x, winners, y = lent(x), lent(winners), lent(y)
     for p in range(planes[0], planes[1]):
         values, to, winner = x[p % len(x)], y[p], winners[p % len(winners)]
         for k in range(len(to)):

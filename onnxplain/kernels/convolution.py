@@ -110,7 +110,7 @@ def convolve(x: Array, w: Array, win: Windows, groups: int, fast: bool = True) -
     n, c = x.shape[:2]
     o = w.shape[0]
     out = checked_shape(win.out(x.shape[2:]))
-    if fast and winograd.pays(w, win, groups, out):
+    if fast and winograd.pays(x, w, win, groups, out):
         return winograd.convolve(x, w, win.pads)
     quick = for_windows(x, len(out))
     if quick:
@@ -182,7 +182,7 @@ def convolve_back(
     xp = namespace(g)
     n, c, *spatial = shape
     o, out = g.shape[1], g.shape[2:]
-    if fast and winograd.pays(w, win, groups, shape[2:]) and win.out(spatial) == out:
+    if fast and winograd.pays(g, w, win, groups, shape[2:]) and win.out(spatial) == out:
         return winograd.convolve_back(g, w, win.pads)
     quick = for_windows(g, len(out))
     if quick:
