@@ -32,13 +32,13 @@ _FEWEST_COLUMNS, _MOST_COLUMNS = 128, 2048
 _FEWEST_SMALL_COLUMNS, _FEWER_COLUMNS, _COLUMNS = 96, 224, 1024
 # Work is cut into so many blocks, of so many products or numbers and outputs at least.
 _BLOCKS, _FEWEST_OUTPUTS = 8, 64
-_FEWEST_PRODUCTS, _FEWEST_NUMBERS = 2**23, 2**16
+_FEWEST_PRODUCTS, _FEWEST_NUMBERS = 2**23, 2**18
 # Matrices of fewer rows multiply slowly, and Winograd's transforms cost more than they save.
 _FEWEST_CHANNELS = 16
 # Points at which the polynomials of Winograd's algorithm meet, besides infinity.
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 _TURNED = (0.0, 1.0, -1.0, 2.0, -0.5)
-_FEWEST_PLACES = 16
+_FEWEST_PLACES, _PLACES_PER_READ = 16, 28
 _TYPES = "fd"
 
 Range = tuple[int, int]
@@ -314,16 +314,17 @@ def _turned(w: Array, groups: int) -> Array:
 def winograd_pays(x: Array, w: Array, out: Shape) -> bool:
     """Tell whether Winograd's way beats `convolve` for kernels of 3 x 3 on this output.
 
-    Both compute places that belong to no output; transforms cost as much as some products.
+    Both compute places that belong to no output, and read their kernels once, which takes as long
+    as multiplying some places with them; transforms take as long as some more channels.
     """
     o, c = w.shape[:2]
     high, wide = -(-out[0] // 4), -(-out[1] // 4)
-    if 36 * o * c * x.itemsize > DERIVED_BYTES or len(x) * high * (wide + 1) < _FEWEST_PLACES:
+    if 36 * o * c * x.itemsize > DERIVED_BYTES:
         return False
-    if out[0] * out[1] < 0.8 * 16 * high * wide:
-        return False
-    ours = 36 * high * (wide + 1) * (1 + 19 / o + 12 / c)
-    return ours <= 0.8 * 9 * out[0] * (out[1] + 2)
+    tiles = len(x) * high * (wide + 1)
+    ours = 36 * (tiles + _PLACES_PER_READ) * (1 + 19 / o + 12 / c)
+    others = 9 * (len(x) * out[0] * (out[1] + 2) + _PLACES_PER_READ)
+    return tiles >= _FEWEST_PLACES and ours <= 0.8 * others
 
 
 def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) -> Array:

@@ -11,12 +11,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from .errors import ArgumentError, shown
+from .frugal import keep_freed
 from .processor import advise
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ def pool() -> Iterator[None]:
     if getattr(_here, "inside", False):
         yield
         return
+    keep_freed()
     _here.inside = _here.open = True
     try:
         with _blas_held():
@@ -129,19 +131,6 @@ def know_blas() -> None:
     _blas.cache_clear()
 
 
-@cache
-def _executor(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, thread_name_prefix="onnxplain", initializer=_become_worker)
-
-
-def _become_worker() -> None:
-    _here.inside = True
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_executor.cache_clear)
-
-
 def splits() -> bool:
     """Tell whether `each` does its tasks side by side here, or would if there were more threads."""
     return getattr(_here, "open", False)
@@ -158,30 +147,70 @@ def each(task: Callable[[T], Any], items: Iterable[T]) -> None:
         for item in items:
             task(item)
         return
-    todo, n = deque(items), get_num_threads()
-    futures = [
-        _executor(n - 1).submit(_work_off, task, todo) for _ in range(min(n, len(items)) - 1)
-    ]
+    work = _Work(task, items)
+    for helper in range(min(get_num_threads(), len(items)) - 1):
+        _crew(helper).put(work)
     _here.open = False
     try:
-        _work_off(task, todo)
+        work.share()
+        work.wait()
     finally:
         _here.open = True
-        todo.clear()
-        wait(futures)
-    for future in futures:
-        future.result()
 
 
-def _work_off(task: Callable[[T], Any], todo: deque[T]) -> None:
-    """Take what nobody else has taken, until nothing is left."""
+class _Work:
+    """Items that several threads take one by one.
+
+    The thread that asks for it waits for what others have begun, not for others to wake up: waking
+    a thread takes as long as multiplying matrices of 128 x 128 several times.
+    """
+
+    def __init__(self, task: Callable[[T], Any], items: list[T]) -> None:
+        self._task, self._todo, self._left = task, deque(items), len(items)
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._error: BaseException | None = None
+
+    def share(self) -> None:
+        """Take what nobody else has taken, until nothing is left."""
+        while True:
+            try:
+                item = self._todo.popleft()
+            except IndexError:
+                return
+            try:
+                if self._error is None:
+                    self._task(item)
+            except BaseException as error:
+                self._error = error
+            with self._lock:
+                self._left -= 1
+            if not self._left:
+                self._done.set()
+
+    def wait(self) -> None:
+        """Wait for what others have begun; raise the first error."""
+        self._done.wait()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # holds this frame, which holds it: tensors would stay
+
+
+@cache
+def _crew(helper: int) -> SimpleQueue[_Work]:
+    """Return the queue of a thread that helps, started by the first who asks for it."""
+    queue: SimpleQueue[_Work] = SimpleQueue()
+    name = f"onnxplain-{helper + 1}"
+    threading.Thread(target=_help, args=(queue,), name=name, daemon=True).start()
+    return queue
+
+
+def _help(queue: SimpleQueue[_Work]) -> None:
+    _here.inside = True
     while True:
-        try:
-            item = todo.popleft()
-        except IndexError:
-            return
-        try:
-            task(item)
-        except BaseException:
-            todo.clear()
-            raise
+        queue.get().share()  # without a name, by which the last work would be held until the next
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_crew.cache_clear)

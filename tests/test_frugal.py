@@ -1,7 +1,9 @@
 """A model that is loaded takes the memory of its weights, once."""
 
 import gc
+import os
 import pickle
+import platform
 import subprocess
 import sys
 import tracemalloc
@@ -152,6 +154,29 @@ def test_what_is_made_of_weights_is_kept_outside_only():
     with frugally():
         assert arrays.derived(w, "double", make) is kept
     assert len(calls) == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc learns is meant")
+def test_what_chunks_free_is_kept_for_the_next(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    code = """
+import resource, numpy as np
+from onnxplain.frugal import keep_freed
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(2**19)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+fresh = faults()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+keep_freed()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1024)
+faults()
+print(faults() * 5 < fresh)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\nTrue\n"
 
 
 def test_frugality_ends_with_an_error():

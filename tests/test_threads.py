@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import onnxplain as ox
 from onnxplain import processor, threads
 from onnxplain.errors import ArgumentError
+from onnxplain.kernels import linear
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +171,45 @@ def test_networks_without_convolutions_agree_to_rounding():
         found.append(ox.Gradient(converter, x, dtype="double").get_result())
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-14)
+
+
+def dense_model(*widths):
+    import networks
+
+    rng, nodes, weights = np.random.default_rng(0), [], {}
+    for i, size in enumerate(pairwise(widths)):
+        weights[f"w{i}"] = rng.normal(size=size).astype(np.float32) / 5
+        nodes.append(networks.helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"y{i}"]))
+        nodes.append(networks.helper.make_node("Relu", [f"y{i}"], [f"x{i + 1}"]))
+    nodes[-1].output[0] = "y"
+    return ox.convert(networks.graph(nodes, {"x0": widths[:1]}, weights))
+
+
+@pytest.mark.parametrize("method", [ox.Gradient, ox.LRP, ox.DeepLift, ox.IntegratedGradient])
+@pytest.mark.parametrize("rows", [500, 9000])
+def test_small_weights_give_the_same_bit_for_bit_with_any_number_of_threads(method, rows):
+    x = np.random.default_rng(1).normal(size=(rows, 30))
+    options = {"n": 3} if method is ox.IntegratedGradient else {}
+    found, converter = [], dense_model(30, 64, 64, 3)
+    for n in (1, 2, 5):
+        ox.set_num_threads(n)
+        found.append(method(converter, x, verbose=False, **options).get_result())
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("method", [ox.Gradient, ox.DeepLift, ox.DeepSHAP, ox.IntegratedGradient])
+def test_all_products_of_an_explanation_use_one_thread_each(monkeypatch, method):
+    converter, held, product = dense_model(30, 40, 3), [], linear.product
+
+    def watched(x, w):
+        held.append(threads._blas_held._users > 0)
+        return product(x, w)
+
+    monkeypatch.setattr(linear, "product", watched)
+    method(converter, np.ones((4, 30)))
+    assert held
+    assert all(held)
 
 
 @pytest.mark.parametrize("method", [ox.Gradient, ox.LRP, ox.DeepLift, ox.IntegratedGradient])

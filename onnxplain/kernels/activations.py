@@ -82,7 +82,7 @@ class Relu(Piecewise, op="Relu"):
     def forward(self, x):
         if cpu_kernels.serves_elements(x):
             return cpu_kernels.clip(x, 0)
-        return namespace(x).maximum(x, x.dtype.type(0))
+        return positive(x)
 
     def slope(self, x, y):
         return (x > 0).astype(x.dtype)
@@ -94,7 +94,7 @@ class Relu(Piecewise, op="Relu"):
 
     def secant(self, x, y, x0, y0):
         """The quotient: y is x or 0, and close numbers subtract exactly."""
-        return divide(y - y0, x - x0, self.slope(x, y))
+        return divide(y - y0, x - x0, lambda: self.slope(x, y))
 
 
 class LeakyRelu(Piecewise, op="LeakyRelu"):
@@ -185,8 +185,7 @@ class Clip(Piecewise, op="Clip", since=11):
 
     def secant(self, x, y, x0, y0, low=None, high=None):
         """Quotients do not cancel here: y equals x inside, and close numbers subtract exactly."""
-        slope = self.slope(x, y, low, high)
-        return divide(y - y0, x - x0, slope)
+        return divide(y - y0, x - x0, lambda: self.slope(x, y, low, high))
 
 
 class Clip6(Clip, op="Clip", since=6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from .reductions import mean_of_polynomial, product_of_others
 
 # Matrix products are cut into so many parts, of so many products and columns at least.
 _PARTS, _FEWEST_PRODUCTS, _FEWEST_COLUMNS = 8, 2**22, 64
+# OpenBLAS multiplies small matrices without copying them into another order first, and fastest if
+# they are in order: with small weights rows go there in parts of at most so many products, unless
+# they are fewer than these.
+_SMALL_PRODUCTS, _FEWEST_ROWS = 10**6, 96
 
 
 def swap(x: Array) -> Array:
@@ -22,16 +27,49 @@ def swap(x: Array) -> Array:
 
 
 def product(x: Array, w: Array) -> Array:
-    """Return x @ w, by columns of w side by side where that pays."""
-    if is_device(x) or x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
+    """Return x @ w, by columns of w side by side, or by rows of x, where that pays."""
+    if is_device(x) or x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0] or not w.size:
         return x @ w
     rows = x.reshape(-1, x.shape[-1])  # one product, not one for each explained output
     y = np.empty((len(rows), w.shape[1]), np.result_type(x, w))
     count = min(_PARTS, len(rows) * w.size // _FEWEST_PRODUCTS) if splits() else 1
-    step = max(_FEWEST_COLUMNS, -(-w.shape[1] // max(count, 1)))
-    parts = [slice(i, i + step) for i in range(0, w.shape[1], step)]
-    each(lambda part: np.matmul(rows, w[:, part], out=y[:, part]), parts)
+    together = _SMALL_PRODUCTS // w.size
+    if min(together, len(rows)) >= _FEWEST_ROWS:
+        _by_rows(rows, np.ascontiguousarray(w), y, min(together, len(rows)), max(count, 1))
+    elif count < 2:
+        np.matmul(rows, w, out=y)
+    else:
+        step = max(_FEWEST_COLUMNS, -(-w.shape[1] // count))
+        parts = [slice(i, i + step) for i in range(0, w.shape[1], step)]
+        each(lambda part: np.matmul(rows, w[:, part], out=y[:, part]), parts)
     return y.reshape(*x.shape[:-1], w.shape[1])
+
+
+def _by_rows(x: Array, w: Array, y: Array, together: int, count: int) -> None:
+    """Put x @ w into y, at most so many rows at a time, in `count` parts side by side."""
+    together = _dividing(len(x), together)
+    n = len(x) // together * together
+    stacked, to = (a[:n].reshape(-1, together, a.shape[1]) for a in (x, y))
+    step = -(-len(stacked) // count)
+    parts = [slice(i, i + step) for i in range(0, len(stacked), step)]
+    each(lambda part: np.matmul(stacked[part], w, out=to[part]), parts)
+    if n < len(x):
+        np.matmul(x[n:], w, out=y[n:])
+
+
+@lru_cache
+def _dividing(n: int, most: int) -> int:
+    """Return the largest number up to `most` by which n is divided, `most` if that is small."""
+    return next((d for d in range(most, most // 2, -1) if n % d == 0), most)
+
+
+def back_product(g: Array, w: Array) -> Array:
+    """Return g @ w.T; what is the same for all rows, as gradients start, is multiplied once."""
+    once = g[tuple(slice(0, 1) if step == 0 else slice(None) for step in g.strides[:-1])]
+    gx = product(once, swap(w))
+    if once.shape == g.shape:
+        return gx
+    return namespace(gx).broadcast_to(gx, (*g.shape[:-1], gx.shape[-1]))
 
 
 def product_of_stacks(a: Array, b: Array) -> Array:
@@ -69,7 +107,7 @@ class Gemm(Linear, op="Gemm"):
         return product(x.T if self.transA else x, w)
 
     def vjp(self, g, shape, w):
-        gx = product(g, swap(w))
+        gx = back_product(g, w)
         return swap(gx) if self.transA else gx
 
 
@@ -110,7 +148,7 @@ class MatMul(Linear, op="MatMul"):
             return unbroadcast(g[..., None] * w, shape)
         if len(shape) == 1:
             return unbroadcast((g[..., None, :] @ swap(w))[..., 0, :], shape)
-        return unbroadcast(product(g, swap(w)), shape)
+        return unbroadcast(back_product(g, w), shape)
 
 
 class MatMulLeft(Linear, op="MatMul"):

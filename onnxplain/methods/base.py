@@ -415,10 +415,13 @@ class Method:
             name = self._engine.targets[self._selected[s]]
             tensor = values[name]
             xp, n = namespace(tensor), len(tensor)
-            seed = xp.zeros((count, n, tensor.size // n), self._engine.dtype)
+            # What is the same in all rows is written once; kernels of GPUs get it row by row.
+            alike = xp is np and start is None and self._top[s] is None
+            seed = xp.zeros((count, 1 if alike else n, tensor.size // n), self._engine.dtype)
             begin = None if start is None else start[s]
             self._nodes[s].seed(seed[here], there, begin, self._chosen(s, rows, n, xp))
-            seed = seed.reshape(count, *tensor.shape)
+            seed = seed.reshape(*seed.shape[:2], *tensor.shape[1:])
+            seed = xp.broadcast_to(seed, (count, *tensor.shape))
             seeds[name] = seeds[name] + seed if name in seeds else seed
         return seeds
 
@@ -426,7 +429,8 @@ class Method:
         """Return the explained nodes at one reference: (1, nodes) each, or (batch, nodes)."""
         engine, data = self._engine, self.data
         if engine.free_rows:
-            values = engine.forward([engine.xp.asarray(r) for r in refs], keep=False)
+            with engine.threads():
+                values = engine.forward([engine.xp.asarray(r) for r in refs], keep=False)
             return [to_host(score) for score in self._scores(values, slice(0, len(data[0])))]
 
         def block(rows: slice) -> list[np.ndarray]:

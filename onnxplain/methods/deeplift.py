@@ -312,10 +312,12 @@ class DeepSHAP(MultiplierMethod):
         n, n_part, n_ref = len(run.inputs[0]), len(references.inputs[0]), len(self.data_ref[0])
         for picked in self._engine.output_slices(self._n_nodes, max(n, n_part)):
             if n >= n_part:
+                total: list[Array | None] = []
                 for one in chunks(n_part, 1):
                     reference = self._engine.cut(references, one)
                     found = self._contributions(run, reference, picked, rows)
-                    self._store(rows, picked, found, share=1 / n_ref)
+                    total = found if one.start == 0 else _sums(total, found)
+                self._store(rows, picked, total, share=1 / n_ref)
                 continue
             for one in chunks(n, 1):
                 row = slice(rows.start + one.start, rows.start + one.stop)
@@ -349,6 +351,10 @@ class DeepSHAP(MultiplierMethod):
             f"limit_ref: {self.limit_ref}",
             f"data_ref: {describe_reference(self.data_ref)}",
         ]
+
+
+def _sums(a: Sequence[Array | None], b: Sequence[Array | None]) -> list[Array | None]:
+    return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
 
 
 class _References:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Bytes of tensors and signals that one chunk may hold: a few times the cache of a processor.
 CHUNK_BYTES = 8 * 2**20
+# Where rows are those of matrices, products with large weights are slow with fewer than so many;
+# chunks may be twice as large for them.
+_MATRIX_ROWS = 512
 # Steps of a loop handle a small part of them at a time, and cost the same for one row or many.
 STEPS_CHUNK_BYTES = 128 * 2**20
 # With fewer chunks than so many, of more bytes than these, some cores would have nothing to do.
@@ -111,7 +114,10 @@ class Engine:
             return self.graph.fixed_batch
         if self.batch_size is not None:
             return max(1, self.batch_size >> self._halvings)
-        return max(1, int(self._chunk_bytes / max(self._bytes_of_row(n_outputs), 1)))
+        rows = self._chunk_bytes / max(self._bytes_of_row(n_outputs), 1)
+        if self._is_flat and self._memory is None:
+            rows = max(rows, min(2 * rows, _MATRIX_ROWS))
+        return max(1, int(rows))
 
     def _bytes_of_row(self, n_outputs: int) -> float:
         """Return the bytes of the tensors of one row and of the signals of some outputs."""
@@ -134,20 +140,24 @@ class Engine:
         return 0 if self._memory is None else self._memory.halvings
 
     def blocks(self, batch: int, size: int, runs: int = 1) -> list[slice]:
-        """Cut rows into chunks of at most `size`, of less where threads or GPUs would stay idle.
+        """Cut rows into chunks of about `size`, of less where threads or GPUs would stay idle.
 
         However many threads there are, the chunks are the same. Networks without convolutions are
         not cut further, their products are cut by columns; but where each row is run several
-        times, points of few rows fill a chunk as well.
+        times, points of few rows fill a chunk as well. Chunks are 1, 2, 4 or a multiple of 8, so
+        that all threads have as much to do.
         """
         if self._memory is not None:
             return list(chunks(batch, max(1, min(size, -(-batch // len(self.places))))))
-        free = self.graph.fixed_batch is None and self.batch_size is None
-        if free and not self._has_bodies and (self._convolves or runs >= _FEW_BLOCKS):
+        if self.graph.fixed_batch is not None or self.batch_size is not None:
+            return list(chunks(batch, size))
+        count = -(-batch // size)
+        if not self._has_bodies and (self._convolves or runs >= _FEW_BLOCKS):
             work = batch * runs * self.trial.row_bytes * (self.dtype.itemsize / 4)
-            count = max(-(-batch // size), min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)), 1)
-            size = -(-batch // count)
-        return list(chunks(batch, size))
+            count = max(count, min(batch, _FEW_BLOCKS, int(work / _BLOCK_BYTES)))
+        most = 1 << (count - 1).bit_length()  # the next power of 2
+        count = most if most < _FEW_BLOCKS else -(-count // _FEW_BLOCKS) * _FEW_BLOCKS
+        return list(chunks(batch, _rounded(-(-batch // count))))
 
     @cached_property
     def _has_bodies(self) -> bool:
@@ -156,6 +166,11 @@ class Engine:
     @cached_property
     def _convolves(self) -> bool:
         return any(node.op.startswith("Conv") for node in self.graph.nodes)
+
+    @cached_property
+    def _is_flat(self) -> bool:
+        """Whether tensors have rows and features only."""
+        return all(len(shape) <= 2 for shape in self.trial.shapes.values())
 
     @cached_property
     def _has_windows(self) -> bool:
@@ -300,6 +315,12 @@ class Engine:
         tensors = self.trial.row_tensors | self.graph.active  # the trial knows no inserted ones
         values = {k: v[rows] if k in tensors else v for k, v in run.values.items()}
         return Run(values, [x[rows] for x in run.inputs])
+
+
+def _rounded(rows: int) -> int:
+    """Return a number of rows, at most 1 in 128 more, that divides into parts of one size."""
+    step = 1 << max(0, rows.bit_length() - 8)
+    return -(-rows // step) * step
 
 
 def checked_batch_size(batch_size: Any) -> int | None:

@@ -143,8 +143,8 @@ class PathMethod(GradientMethod):
             inputs = self._device_rows(data, rows)
             self._store_scores(rows, engine.forward(inputs, keep=False))
             count = rows.stop - rows.start
-            together = self._points_together(count)
-            slices = engine.output_slices(self._n_nodes, count * min(together, n))
+            together = self._points_together(count, n)
+            slices = engine.output_slices(self._n_nodes, count * together)
             totals: list[list[Array | None]] = [[None] * len(engine.explained) for _ in slices]
             for draws in chunks(n, together):
                 self._add(engine, rows, points(inputs, draws), weights[draws], slices, totals)
@@ -153,11 +153,12 @@ class PathMethod(GradientMethod):
 
         self._each_block(block, runs=n)
 
-    def _points_together(self, rows: int) -> int:
-        """Return how many points of some rows run at a time."""
+    def _points_together(self, rows: int, n: int) -> int:
+        """Return how many of `n` points of some rows run at a time, about as many each time."""
         if self._engine.graph.fixed_batch is not None:
             return 1
-        return max(1, self._engine.chunk_rows(self._n_nodes) // rows)
+        most = max(1, self._engine.chunk_rows(self._n_nodes) // rows)
+        return -(-n // -(-n // most))
 
     def _add(
         self, engine: Engine, rows: slice, drawn: Any, weights: Any, slices: Any, totals: Any
@@ -331,7 +332,9 @@ def _on_path(
             continue
         dx = x - ref
         a = namespace(x).asarray(alphas, dtype=x.dtype).reshape(-1, *(1,) * x.ndim)
-        path.append(ref + a * dx)
+        point = a * dx
+        point += ref
+        path.append(point)
         factors.append(dx)
     return path, factors
 
@@ -446,15 +449,16 @@ class IntegratedGradient(PathMethod):
             inner=first,
         )
         refs = engine.per_place(lambda: [engine.xp.asarray(r) for r in self.x_ref])
-        starts = engine.per_place(lambda: engine.forward(refs()))
+        with engine.threads():
+            starts = engine.per_place(lambda: engine.forward(refs()))
 
         def block(rows: slice) -> None:
             inputs, count = self._device_rows(self.data, rows), rows.stop - rows.start
             values = engine.forward(inputs)
             self._store_scores(rows, values)
             begins, ends = [starts()[f][None] for f in first], [values[f] for f in first]
-            together = self._points_together(count)
-            slices = engine.output_slices(self._n_nodes, count * min(together, self.n))
+            together = self._points_together(count, self.n)
+            slices = engine.output_slices(self._n_nodes, count * together)
             totals: list[list[Array | None]] = [[None] * len(first) for _ in slices]
             for draws in chunks(self.n, together):
                 path, _ = _on_path(behind, ends, begins, alphas[draws])
