@@ -191,7 +191,7 @@ def unfold(g: Array, k: int) -> Array:
 
 # -- what is made of weights once -------------------------------------------------------------
 
-DERIVED_BYTES = 32 * 2**20  # larger results are made again each time: memory counts more there
+DERIVED_BYTES = 40 * 2**20  # larger results are made again each time: memory counts more there
 _DERIVED: dict[tuple[int, str], tuple[weakref.ref, Any]] = {}
 
 

@@ -27,6 +27,8 @@ CHUNK_BYTES = 8 * 2**20
 # Where rows are those of matrices, products with large weights are slow with fewer than so many;
 # chunks may be twice as large for them.
 _MATRIX_ROWS = 512
+# Convolutions cut their work themselves, and dense layers behind them read large weights each time.
+CONVOLUTION_CHUNK_BYTES = 32 * 2**20
 # Steps of a loop handle a small part of them at a time, and cost the same for one row or many.
 STEPS_CHUNK_BYTES = 128 * 2**20
 # With fewer chunks than so many, of more bytes than these, some cores would have nothing to do.
@@ -128,7 +130,9 @@ class Engine:
     def _chunk_bytes(self) -> int:
         if self._memory is not None:
             return self._memory.bytes
-        return STEPS_CHUNK_BYTES if self._has_bodies else CHUNK_BYTES
+        if self._has_bodies:
+            return STEPS_CHUNK_BYTES
+        return CONVOLUTION_CHUNK_BYTES if self._convolves else CHUNK_BYTES
 
     @cached_property
     def _memory(self) -> Memory | None:
