@@ -19,6 +19,7 @@ OURS = "onnxplain"
 # more so in deep networks: answers that differ by more are computed once more in float64.
 TOLERANCE, TOLERANCE_DOUBLE = 1e-3, 1e-6
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+TURN = 0.3  # seconds for which a library repeats short work when it is its turn
 
 Result = dict[str, Any]
 
@@ -60,11 +61,12 @@ class Bench:
         first = {library: self.prepare(library) for library in (OURS, *self.row.peers)}
         runs = {library: [run] for library, run in first.items() if run is not None}
         again = [lib for lib, (run,) in runs.items() if lib == OURS or run["wall"] <= seconds]
-        once = sum(runs[library][0]["wall"] for library in again)
+        once = sum(max(TURN, runs[library][0]["wall"]) for library in again)
         runs |= {library: [] for library in again}
         for _ in range(int(np.clip(seconds / max(once, 1e-9), LEAST_ROUNDS, MOST_ROUNDS))):
             for library in [library for library in again if library not in self.errors]:
-                runs[library].append(self.ask(library, time=True))
+                turn = self.ask(library, time=TURN)
+                runs[library] += turn["runs"] if turn else []
         return {library: found for library, found in runs.items() if library not in self.errors}
 
     def deviations(self) -> dict[str, float]:

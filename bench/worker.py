@@ -4,9 +4,9 @@ Started as `python -m bench.worker LIBRARY THREADS DEVICE`, or with "usable" in 
 library to learn whether the device can be used.
 
 Orders: {"prepare": row, "model": file, "dtype": "float", "answer": file}, which does the work once
-and stores the answer; {"time": true}, which does it again; {"profile": n} for the n functions that
-take most of it; {"speed": threads} for the peaks of the machine. What goes wrong is answered as
-{"error": text}.
+and stores the answer; {"time": s}, which does it again for s seconds; {"profile": n} for the n
+functions that take most of it; {"speed": threads} for the peaks of the machine. What goes wrong is
+answered as {"error": text}.
 """
 
 from __future__ import annotations
@@ -50,7 +50,15 @@ class Works:
             return {"functions": own_times(self.work, order["profile"])}
         if "speed" in order:
             return limits.speed(order["speed"])
-        return self.run()[0]
+        return {"runs": self.turn(order["time"])}
+
+    def turn(self, seconds: float) -> list[dict[str, Any]]:
+        """Do the work for so long, once at least; the first of several runs warms up."""
+        end = time.perf_counter() + seconds
+        runs = [self.run()[0]]
+        while time.perf_counter() < end:
+            runs.append(self.run()[0])
+        return runs[1:] or runs
 
     def prepare(self, prepare: dict[str, Any], model: str, dtype: str, answer: str) -> dict:
         self.work = None  # what the work before holds is not of this one

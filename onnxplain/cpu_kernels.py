@@ -165,13 +165,16 @@ def _matrices(w: Array, groups: int) -> Array:
     return _like(w, w.dtype).reshape(groups, len(w) // groups, -1)
 
 
-def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
-    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...)."""
+def convolve(
+    x: Array, w: Array, win: Any, groups: int, out: Shape, bias: Array | None = None
+) -> Array:
+    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...), plus bias (o)."""
     (n, c, *image), o = x.shape, w.shape[0]
     if groups == c == o:
-        return window_sums(x, win, out, w)
+        y = window_sums(x, win, out, w)
+        return y if bias is None else np.add(y, bias.reshape(-1, *(1,) * len(out)), out=y)
     if len(out) < 3 and c // groups >= _FEWEST_CHANNELS:
-        return _convolve_cells(x, w, win, groups, out)
+        return _convolve_cells(x, w, win, groups, out, bias)
     y = np.empty((n, o, *out), x.dtype)
     if not y.size:
         return y
@@ -184,19 +187,29 @@ def convolve(x: Array, w: Array, win: Any, groups: int, out: Shape) -> Array:
     blocks = -(-n // images) * depths * -(-high // step)
     outputs = _parts(o // groups, _split(y.size * cells) // blocks, _FEWEST_OUTPUTS)
     columns = (cells + o // groups) * min(images, n) * min(step, high) * wide
-    needed = columns + _span(sizes, min(step, high), wide)
+    needed, more = columns + _span(sizes, min(step, high), wide), _bias(bias, o, x)
 
     def block(place: tuple[tuple[Range, int, Range], Range]) -> None:
         (rows, depth, windows), part = place
         space = _room(x.dtype, needed)
-        _loops().convolve(flat, matrices, to, rows, depth, windows, part, sizes, space)
+        _loops().convolve(flat, matrices, more, to, rows, depth, windows, part, sizes, space)
 
     each(block, product(places, outputs))
     return y
 
 
+def _bias(bias: Array | None, outputs: int, x: Array) -> Array:
+    return np.zeros(outputs, x.dtype) if bias is None else _like(bias, x.dtype)
+
+
 def _convolve_cells(
-    x: Array, w: Array, win: Any, groups: int, out: Shape, turned: bool = False
+    x: Array,
+    w: Array,
+    win: Any,
+    groups: int,
+    out: Shape,
+    bias: Array | None = None,
+    turned: bool = False,
 ) -> Array:
     """Return a convolution as one product for each cell of the kernels."""
     n, c, *image = x.shape
@@ -204,7 +217,7 @@ def _convolve_cells(
     kernels = kernels.astype(x.dtype, copy=False)
     cells, cg = kernels.shape[1], c // groups
     og = kernels.shape[3 if turned else 2]
-    y = np.empty((n, groups * og, *out), x.dtype)
+    y, more = np.empty((n, groups * og, *out), x.dtype), _bias(bias, groups * og, x)
     if not y.size:
         return y
     if cells == 1 and out == tuple(image) and all(stride == 1 for stride in win.strides):
@@ -226,7 +239,7 @@ def _convolve_cells(
     def block(place: tuple[tuple[Range, Range, Range], Range]) -> None:
         where, part = place
         space = _room(x.dtype, needed)
-        _loops().convolve_cells(flat, kernels, to, *where, part, turned, sizes, space)
+        _loops().convolve_cells(flat, kernels, more, to, *where, part, turned, sizes, space)
 
     each(block, product(places, outputs))
     return y
@@ -327,15 +340,21 @@ def winograd_pays(x: Array, w: Array, out: Shape) -> bool:
     return tiles >= _FEWEST_PLACES and ours <= 0.8 * others
 
 
-def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) -> Array:
-    """Return a convolution of x (n, c, h, w) with kernels (o, c, 3, 3), or `turned` ones."""
+def winograd(
+    x: Array, w: Array, pads: Sequence[Range], bias: Array | None = None, turned: bool = False
+) -> Array:
+    """Return a convolution of x (n, c, h, w) with kernels (o, c, 3, 3), or `turned` ones.
+
+    It is exactly the bias (0 where none is given) where it comes of zeros only: rounding would put
+    it on a side of a kink.
+    """
     loops = _tiles()
     u = derived(w, "winograd tiles", _transformed).astype(x.dtype, copy=False)
     numbers = _numbers(x.dtype, turned)
     (n, c, h, v), o = x.shape, w.shape[1 if turned else 0]
     (top, bottom), (left, right) = pads
     y = np.empty((n, o, h + top + bottom - 2, v + left + right - 2), x.dtype)
-    x = _like(x, x.dtype)
+    x, more = _like(x, x.dtype), _bias(bias, o, x)
     high, wide = -(-y.shape[2] // 4), -(-y.shape[3] // 4)
     line = _ranges(wide, _even(wide, loops.PLACES - 1))
     pitch = line[0][1] + 1
@@ -348,7 +367,7 @@ def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) ->
 
     def block(place: tuple[Range, Range, Range]) -> None:
         space = _room(x.dtype, per_channel * (c + o) + planes)
-        loops.winograd(x, u, y, *place, before, turned, numbers, space)
+        loops.winograd(x, u, more, y, *place, before, turned, numbers, space)
 
     def parts(place: tuple[Range, Range, Range]) -> None:
         """Compute a block side by side: first the tiles by channels, then products by outputs."""
@@ -361,7 +380,7 @@ def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) ->
 
         def multiply(part: Range) -> None:
             room = _room(x.dtype, per_channel * (part[1] - part[0]) + planes)
-            loops.products_of(u, tiles, y, *place, part, turned, numbers, room)
+            loops.products_of(u, more, tiles, y, *place, part, turned, numbers, room)
 
         each(transform, _parts(c, _BLOCKS))
         each(multiply, _parts(o, _BLOCKS, _FEWEST_OUTPUTS))
@@ -371,6 +390,7 @@ def winograd(x: Array, w: Array, pads: Sequence[Range], turned: bool = False) ->
             parts(place)
     else:
         each(block, places)
+    _silence(x, more, y, before)
     return y
 
 
@@ -409,13 +429,12 @@ def _numbers(dtype: np.dtype, turned: bool) -> Array:
     return np.array(numbers, dtype)
 
 
-def silence(x: Array, y: Array, pads: Sequence[Range]) -> None:
-    """Make y, a convolution of x with kernels of 3 x 3, exactly 0 where it comes of zeros only."""
-    before, plane = (pads[0][0], pads[1][0]), x.shape[2] * x.shape[3]
-    x = _like(x, x.dtype)
+def _silence(x: Array, bias: Array, y: Array, before: Range) -> None:
+    """Make y, a convolution of x with kernels of 3 x 3, the bias where it comes of zeros only."""
+    plane = x.shape[2] * x.shape[3]
 
     def block(images: Range) -> None:
-        _loops().silence(x, y, images, before, _room(x.dtype, plane))
+        _loops().silence(x, bias, y, images, before, _room(x.dtype, plane))
 
     each(block, _parts(len(x), min(_BLOCKS, x.size / _FEWEST_NUMBERS)))
 

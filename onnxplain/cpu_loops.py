@@ -275,6 +275,13 @@ def _span(count, kernel, stride, dilation):
     return (count - 1) * stride + (kernel - 1) * dilation + 1
 
 
+@compiled
+def added(to, x, b):
+    """Put x + b into `to`."""
+    for k in range(len(to)):
+        to[k] = x[k] + b
+
+
 # -- convolution ----------------------------------------------------------------------------------
 
 
@@ -334,12 +341,12 @@ def take(room, *shape):
 
 
 @compiled
-def convolve(x, w, y, images, depth, rows, outputs, win, room):
-    """Convolve x (n, c, size) with kernels w (groups, o / groups, c / groups cells).
+def convolve(x, w, b, y, images, depth, rows, outputs, win, room):
+    """Convolve x (n, c, size) with kernels w (groups, o / groups, c / groups cells); add b (o).
 
     Writes y (n, o, windows) for some images, rows of windows at one depth and outputs of a group.
     """
-    x, w, y, room = lent(x), lent(w), lent(y), lent(room)
+    x, w, b, y, room = lent(x), lent(w), lent(b), lent(y), lent(room)
     _, _, _, _, KH, KW, _, OH, OW, _, SH, SW, _, EH, EW, _, _, _ = win
     groups, _, cells = w.shape
     cg, (o0, o1) = x.shape[1] // groups, outputs
@@ -353,14 +360,11 @@ def convolve(x, w, y, images, depth, rows, outputs, win, room):
         kernels, first = w[group, o0:o1], group * (w.shape[1]) + o0
         channels = (group * cg, (group + 1) * cg)
         _fill(columns, x, channels, images, depth, rows, win, padded)
-        if n == 1:
-            multiply(kernels, columns, y[images[0], first : first + o1 - o0, at : at + each], False)
-            continue
         multiply(kernels, columns, sums, False)
         for o in range(o1 - o0):
             for i in range(n):
-                to = y[images[0] + i, first + o, at : at + each]
-                to[:] = sums[o, i * each : (i + 1) * each]
+                to, found = y[images[0] + i, first + o, at : at + each], sums[o, i * each :]
+                added(to, found, b[first + o])
 
 
 @compiled
@@ -372,15 +376,15 @@ def _kernel(w, group, cell, outputs, turned):
 
 
 @compiled
-def convolve_cells(x, w, y, images, rows, line, outputs, turned, win, room):
+def convolve_cells(x, w, b, y, images, rows, line, outputs, turned, win, room):
     """Convolve x (n, c, size) with kernels w (groups, cells, o, c) as one product for each cell.
 
-    Writes y (n, outputs, windows) for some images, rows of windows, windows of a row and outputs
-    of a group; `turned` kernels lead from o to c. In one image, with strides of 1, what a cell
-    sees is a stretch of memory, which is not copied: its rows end with numbers that belong to no
-    window.
+    Adds b (outputs). Writes y (n, outputs, windows) for some images, rows of windows, windows of a
+    row and outputs of a group; `turned` kernels lead from o to c. In one image, with strides of 1,
+    what a cell sees is a stretch of memory, which is not copied: its rows end with numbers that
+    belong to no window.
     """
-    x, w, y, room = lent(x), lent(w), lent(y), lent(room)
+    x, w, b, y, room = lent(x), lent(w), lent(b), lent(y), lent(room)
     _, H, W, _, KH, KW, _, OH, OW, _, SH, SW, _, EH, EW, _, PH, PW = win
     (i0, i1), (o0, o1), count, along = images, outputs, rows[1] - rows[0], line[1] - line[0]
     groups, cg, og = w.shape[0], x.shape[1] // w.shape[0], y.shape[1] // w.shape[0]
@@ -400,6 +404,8 @@ def convolve_cells(x, w, y, images, rows, line, outputs, turned, win, room):
             seen = x[i0, channels : channels + cg, at:end]
             to = y[i0, first + o0 : first + o1, at:end]
             product(_kernel(w, group, 0, outputs, turned), seen, to, False)
+            for o in range(o1 - o0):
+                added(to[o], to[o], b[first + o0 + o])
             continue
         for c in range(cg):
             for i in range(i0, i1):
@@ -423,10 +429,8 @@ def convolve_cells(x, w, y, images, rows, line, outputs, turned, win, room):
             for i in range(i1 - i0):
                 plane = y[i0 + i, first + o0 + o].reshape(OH, OW)
                 for r in range(count):
-                    start = (i * count + r) * pitch
-                    to, found = plane[rows[0] + r, line[0] : line[1]], sums[o][start:]
-                    for k in range(along):
-                        to[k] = found[k]
+                    to, start = plane[rows[0] + r, line[0] : line[1]], (i * count + r) * pitch
+                    added(to, sums[o, start:], b[first + o0 + o])
 
 
 @compiled
@@ -458,12 +462,12 @@ def convolve_back(g, w, x, images, channels, step, win, room):
 
 
 @compiled
-def silence(x, y, images, pads, room):
-    """Make y (n, o, h, w), a convolution of x (n, c, h, w) of 3 x 3, 0 where it comes of zeros.
+def silence(x, b, y, images, pads, room):
+    """Make y (n, o, h, w), a convolution of x (n, c, h, w) of 3 x 3, b where it comes of zeros.
 
     For some images; `room` is a plane of numbers for each thread.
     """
-    x, y = lent(x), lent(y)
+    x, b, y = lent(x), lent(b), lent(y)
     (high, wide), (top, left) = y.shape[2:], pads
     heard, room = take(lent(room), x.shape[2], x.shape[3])
     for i in range(images[0], images[1]):
@@ -480,10 +484,10 @@ def silence(x, y, images, pads, room):
             continue
         for h in range(high):
             for v in range(wide):
-                a, b = max(h - top, 0), max(v - left, 0)
-                seen = heard[a : max(h - top + 3, 0), b : max(v - left + 3, 0)]
+                above, beside = max(h - top, 0), max(v - left, 0)
+                seen = heard[above : max(h - top + 3, 0), beside : max(v - left + 3, 0)]
                 if seen.size == 0 or seen.max() == 0:
-                    y[i, :, h, v] = 0
+                    y[i, :, h, v] = b
 
 
 # -- elements -------------------------------------------------------------------------------------

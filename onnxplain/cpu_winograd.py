@@ -21,7 +21,7 @@ Error analysis and improving the accuracy of Winograd convolution for deep neura
 
 from __future__ import annotations
 
-from .cpu_loops import compiled, lent, product, rounded, take
+from .cpu_loops import added, compiled, lent, product, rounded, take
 
 STRIP = 64  # places computed at a time
 PLACES = 2 * STRIP  # places of a block
@@ -148,17 +148,17 @@ def _together(m, f, to):
 
 
 @compiled
-def outputs_of(products, y, images, first, rows, line, f, room):
-    """Transform products (6, o, 6, PITCH) back; write them to y (n, o, h, w) from `first` on."""
-    products, y, f, room = lent(products), lent(y), lent(f), lent(room)
+def outputs_of(products, b, y, images, first, rows, line, f, room):
+    """Transform products (6, o, 6, PITCH) back; write them, plus b (o), to y (n, o, h, w)."""
+    products, b, y, f, room = lent(products), lent(b), lent(y), lent(f), lent(room)
     high, pitch = rows[1] - rows[0], 4 * (line[1] - line[0] + 1)
     six, room = take(room, 24 * STRIP)
     lines, room = take(room, 4, 4 * PLACES)
     left, right = 4 * line[0], min(4 * line[1], y.shape[3])
     for o in range(products.shape[1]):
         for at in range(0, (images[1] - images[0]) * high * pitch // 4, STRIP):
-            for b in range(6):
-                _up(products[b, o].reshape(-1)[at:], f, six[b * STRIP :])
+            for column in range(6):
+                _up(products[column, o].reshape(-1)[at:], f, six[column * STRIP :])
             for r in range(4):
                 _together(six[6 * STRIP * r :], f, lines[r, 4 * at :])
         for i in range(images[1] - images[0]):
@@ -167,9 +167,7 @@ def outputs_of(products, y, images, first, rows, line, f, room):
                 if h >= y.shape[2]:
                     break
                 to = y[images[0] + i, first + o, h, left:right]
-                found = lines[r % 4, (i * high + r // 4) * pitch :]
-                for k in range(len(to)):
-                    to[k] = found[k]
+                added(to, lines[r % 4, (i * high + r // 4) * pitch :], b[first + o])
 
 
 # -- a block --------------------------------------------------------------------------------------
@@ -178,28 +176,27 @@ _TURNED = (5, 1, 2, 3, 4, 0)  # turned round, 0 and infinity change places
 
 
 @compiled
-def products_of(u, tiles, y, images, rows, line, outputs, turned, f, room):
+def products_of(u, b, tiles, y, images, rows, line, outputs, turned, f, room):
     """Multiply tiles with kernels u (6, 6, o, c) for some outputs, and transform them back."""
     u, tiles, y, f, room = lent(u), lent(tiles), lent(y), lent(f), lent(room)
     o0, o1 = outputs
     n = rounded((images[1] - images[0]) * (rows[1] - rows[0]) * (line[1] - line[0] + 1))
     products, room = take(room, 6, o1 - o0, 6, PITCH)
-    for a in range(6):
-        for b in range(6):
-            to = products[b, :, a, :n]
+    for i in range(6):
+        for j in range(6):
+            seen, to = tiles[i, :, j, :n], products[j, :, i, :n]
             if turned:
-                kernel = u[_TURNED[a], _TURNED[b]][:, o0:o1].T
-                product(kernel, tiles[a, :, b, :n], to, False)
+                product(u[_TURNED[i], _TURNED[j]][:, o0:o1].T, seen, to, False)
             else:
-                product(u[a, b, o0:o1], tiles[a, :, b, :n], to, False)
-    outputs_of(products, y, images, o0, rows, line, f, room)
+                product(u[i, j, o0:o1], seen, to, False)
+    outputs_of(products, b, y, images, o0, rows, line, f, room)
 
 
 @compiled
-def winograd(x, u, y, images, rows, line, pads, turned, f, room):
-    """Convolve x (n, c, h, w) with kernels u (6, 6, o, c) for some rows and columns of tiles."""
+def winograd(x, u, b, y, images, rows, line, pads, turned, f, room):
+    """Convolve x (n, c, h, w) with kernels u (6, 6, o, c) for some tiles; add b (o)."""
     x, u, y, f, room = lent(x), lent(u), lent(y), lent(f), lent(room)
     c, o = x.shape[1], y.shape[1]
     tiles, room = take(room, 6, c, 6, PITCH)
     tiles_of(x, tiles, images, (0, c), rows, line, pads, f, room)
-    products_of(u, tiles, y, images, rows, line, (0, o), turned, f, room)
+    products_of(u, b, tiles, y, images, rows, line, (0, o), turned, f, room)

@@ -13,7 +13,7 @@ from onnx import helper
 import networks
 import onnxplain as ox
 from onnxplain import cpu_kernels, threads
-from onnxplain.kernels import schema_defaults, winograd
+from onnxplain.kernels import schema_defaults
 from onnxplain.kernels.activations import Clip, Clip6, Relu
 from onnxplain.kernels.base import Record
 from onnxplain.kernels.convolution import Windows, convolve, convolve_back
@@ -115,6 +115,7 @@ PROBLEMS = {**LARGE, **{f"random {seed}": random_problem(seed) for seed in range
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_convolutions_and_their_transposes(name):
     x, w, win, groups = PROBLEMS[name]
+    bias = np.random.default_rng(2).normal(size=len(w))
     y = plain(convolve, x, w, win, groups, False)
     g = np.random.default_rng(1).normal(size=y.shape)
     back = plain(convolve_back, g, x.shape, w, win, groups, False)
@@ -122,9 +123,11 @@ def test_convolutions_and_their_transposes(name):
         x1, w1, g1 = (a.astype(dtype) for a in (x, w, g))
         with threads.pool():
             y1 = convolve(x1, w1, win, groups, False)
+            more = convolve(x1, w1, win, groups, False, bias.astype(dtype))
             back1 = convolve_back(g1, x.shape, w1, win, groups, False)
         assert y1.dtype == back1.dtype == dtype
         same(y1, y)
+        same(more, y + bias.reshape(-1, *(1,) * (y.ndim - 2)))
         same(back1, back)
     np.testing.assert_allclose(np.vdot(y1, g), np.vdot(x, back1), rtol=1e-10, atol=1e-9)
 
@@ -233,11 +236,14 @@ def test_winograd(case, dtype):
     rows, channels, outputs, image, pads = case
     x, w, win, _ = problem(rows, channels, outputs, image, (*SQUARE[:3], pads))
     g = np.random.default_rng(1).normal(size=(rows, outputs, *win.out(image)))
-    y = plain(convolve, x, w, win, 1, False)
+    bias = np.random.default_rng(2).normal(size=outputs)
+    y = plain(convolve, x, w, win, 1, False, bias)
     back = plain(convolve_back, g, x.shape, w, win, 1, False)
+    turned = [(2 - a, 2 - b) for a, b in pads]
+    x, w, g, bias = (a.astype(dtype) for a in (x, w, g, bias))
     with threads.pool():
-        y1 = winograd.convolve(x.astype(dtype), w.astype(dtype), pads)
-        back1 = winograd.convolve_back(g.astype(dtype), w.astype(dtype), pads)
+        y1 = cpu_kernels.winograd(x, w, pads, bias)
+        back1 = cpu_kernels.winograd(g, w, turned, turned=True)
     assert y1.dtype == back1.dtype == dtype
     same(y1, y)
     same(back1, back)
@@ -246,7 +252,7 @@ def test_winograd(case, dtype):
 def test_winograd_pays_for_many_places_and_channels_only():
     def pays(rows, channels, outputs, *image):
         x, w, win, _ = problem(rows, channels, outputs, image, SQUARE)
-        return winograd.pays(x, w, win, 1, win.out(image))
+        return cpu_kernels.winograd_pays(x, w, win.out(image))
 
     assert pays(1, 32, 32, 32, 32)
     assert pays(4, 64, 64, 16, 16)
@@ -276,18 +282,21 @@ def test_winograd_of_zeros_is_exactly_zero(dtype, channel):
     x, w, win, _ = problem(2, 17, 16, (31, 30), SQUARE)
     x[:, :, 8:22, 5:25] = 0
     x[1, channel, 15, 15] = 1e-30
-    y = winograd.convolve(x.astype(dtype), w.astype(dtype), win.pads)
+    y = cpu_kernels.winograd(x.astype(dtype), w.astype(dtype), win.pads)
     heard = np.ones((2, 31, 30), bool)
     heard[:, 9:21, 6:24] = False
     heard[1, 14:17, 14:17] = True
     np.testing.assert_array_equal((y != 0).any(axis=1) & ~heard, False)
     assert (y != 0).any(axis=1)[:, 8].all()
+    bias = np.arange(1, 17).astype(dtype)
+    more = cpu_kernels.winograd(x.astype(dtype), w.astype(dtype), win.pads, bias)
+    np.testing.assert_array_equal(more, y + bias[:, None, None])
 
 
 def test_what_is_not_a_number_reaches_the_windows_that_see_it():
     x, w, win, _ = problem(1, 16, 16, (12, 12), SQUARE)
     x[0, 3, 5, 6] = np.nan
-    y = winograd.convolve(x, w, win.pads)
+    y = cpu_kernels.winograd(x, w, win.pads)
     assert np.isnan(y[0, :, 4:7, 5:8]).all()
     assert np.isfinite(y[0, :, :2]).all()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import NamedTuple
 
+from .. import cpu_kernels, gpu_kernels
 from ..arrays import (
     Array,
     Shape,
@@ -22,7 +23,6 @@ from ..arrays import (
     window_slices,
 )
 from ..errors import ModelError
-from ..fast import for_windows
 from ..threads import each
 from . import winograd
 from .families import Linear
@@ -104,22 +104,36 @@ def _columns(x: Array, win: Windows, out: Shape) -> Array:
     return columns.reshape(n, c, cells, count)
 
 
-def convolve(x: Array, w: Array, win: Windows, groups: int, fast: bool = True) -> Array:
-    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...)."""
-    xp = namespace(x)
-    n, c = x.shape[:2]
-    o = w.shape[0]
+def convolve(
+    x: Array, w: Array, win: Windows, groups: int, fast: bool = True, bias: Array | None = None
+) -> Array:
+    """Return the convolution of x (n, c, ...) with w (o, c / groups, ...), plus bias (o)."""
     out = checked_shape(win.out(x.shape[2:]))
-    if fast and winograd.pays(x, w, win, groups, out):
-        return winograd.convolve(x, w, win.pads)
-    quick = for_windows(x, len(out))
-    if quick:
-        return quick.convolve(x, w, win, groups, out)
+    if cpu_kernels.serves(x, len(out)):
+        if fast and winograd.is_possible(w, win, groups) and cpu_kernels.winograd_pays(x, w, out):
+            return cpu_kernels.winograd(x, w, win.pads, bias)
+        return cpu_kernels.convolve(x, w, win, groups, out, bias)
+    if fast and winograd.pays(w, win, groups, out):
+        y = winograd.convolve(x, w, win.pads)
+    elif gpu_kernels.serves(x, len(out)):
+        y = gpu_kernels.convolve(x, w, win, groups, out)
+    else:
+        y = _by_windows(x, w, win, groups, out)
+    return y if bias is None else namespace(y).add(y, _along_channels(bias, y.ndim), out=y)
+
+
+def _along_channels(b: Array, ndim: int) -> Array:
+    return b.reshape(1, -1, *(1,) * (ndim - 2))
+
+
+def _by_windows(x: Array, w: Array, win: Windows, groups: int, out: Shape) -> Array:
+    """Unfold all windows and multiply them with the kernels."""
+    (n, c), o = x.shape[:2], w.shape[0]
     padded = pad_spatial(x, win.pads)
     if groups == c == o:
         return _depthwise(padded, w, win, out)
     matrix = w.reshape(groups, o // groups, -1)
-    y = xp.empty((n, o, *out), x.dtype)
+    y = namespace(x).empty((n, o, *out), x.dtype)
     cells, count = math.prod(win.kernel), math.prod(out)
     for rows in _blocks(n, c * cells * count * x.itemsize):
         columns = _columns(padded[rows], win, out).reshape(-1, groups, c // groups * cells, count)
@@ -182,11 +196,16 @@ def convolve_back(
     xp = namespace(g)
     n, c, *spatial = shape
     o, out = g.shape[1], g.shape[2:]
-    if fast and winograd.pays(g, w, win, groups, shape[2:]) and win.out(spatial) == out:
+    fast = fast and winograd.is_possible(w, win, groups) and win.out(spatial) == out
+    if cpu_kernels.serves(g, len(out)):
+        if fast and cpu_kernels.winograd_pays(g, w, shape[2:]):
+            pads = [(2 - a, 2 - b) for a, b in win.pads]
+            return cpu_kernels.winograd(g, w, pads, turned=True)
+        return cpu_kernels.convolve_back(g, shape, w, win, groups)
+    if fast and winograd.pays(w, win, groups, shape[2:]):
         return winograd.convolve_back(g, w, win.pads)
-    quick = for_windows(g, len(out))
-    if quick:
-        return quick.convolve_back(g, shape, w, win, groups)
+    if gpu_kernels.serves(g, len(out)):
+        return gpu_kernels.convolve_back(g, shape, w, win, groups)
     padded = [s + a + b for s, (a, b) in zip(spatial, win.pads, strict=True)]
     gx = xp.zeros((n, c, *padded), g.dtype)
     if groups == c == o:
@@ -212,13 +231,19 @@ class Conv(Linear, op="Conv"):
 
     def operand(self, inputs):
         x, w, b = (*inputs, None)[:3]
-        return x, w, None if b is None else b.reshape(1, -1, *(1,) * (x.ndim - 2))
+        return x, w, None if b is None else _along_channels(b, x.ndim)
 
     def _windows(self, shape: Shape, w: Array) -> Windows:
         return find_windows(self, shape[2:], w.shape[2:])
 
     def apply(self, x, w):
         return convolve(x, w, self._windows(x.shape, w), self.group, self.fast)
+
+    def _shifted(self, x, w, b):
+        if b is None or b.size != len(w) or b.dtype != x.dtype:
+            return super()._shifted(x, w, b)
+        windows = self._windows(x.shape, w)
+        return convolve(x, w, windows, self.group, self.fast, b.reshape(-1))
 
     def vjp(self, g, shape, w):
         shape = (g.shape[0] * g.shape[1], *shape[1:])

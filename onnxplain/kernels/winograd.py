@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import cpu_kernels, gpu_kernels
+from .. import gpu_kernels
 from ..arrays import (
     Array,
     Shape,
@@ -44,38 +44,28 @@ _KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 Pads = Sequence[tuple[int, int]]
 
 
-def pays(x: Array, w: Array, win: Any, groups: int, out: Shape) -> bool:
-    """Tell whether a convolution of x of these windows is one of ours, and gains by it."""
+def is_possible(w: Array, win: Any, groups: int) -> bool:
+    """Tell whether a convolution of these windows can be computed so, with channels enough."""
     plain = win.kernel == (3, 3) and win.strides == win.dilations == (1, 1) and groups == 1
     plain = plain and all(0 <= pad <= 2 for pads in win.pads for pad in pads)
-    if not plain or w.dtype.itemsize < 4 or min(w.shape[:2]) < _FEWEST_CHANNELS:
-        return False
-    if cpu_kernels.serves(x, 2):
-        return cpu_kernels.winograd_pays(x, w, out)
-    tiles = -(-out[0] // 2) * -(-out[1] // 2)
-    return 16 * tiles <= 0.75 * 9 * out[0] * out[1]
+    return plain and w.dtype.itemsize >= 4 and min(w.shape[:2]) >= _FEWEST_CHANNELS
+
+
+def pays(w: Array, win: Any, groups: int, out: Shape) -> bool:
+    """Tell whether a convolution of these windows gains by it."""
+    tiles = -(-out[0] // 2) * -(-out[1] // 2) if len(out) == 2 else 0
+    return is_possible(w, win, groups) and 16 * tiles <= 0.75 * 9 * out[0] * out[1]
 
 
 def convolve(x: Array, w: Array, pads: Pads) -> Array:
     """Return the convolution of x (n, c, h, w) with w (o, c, 3, 3)."""
-    if cpu_kernels.serves(x, 2):
-        return _compiled(x, w, pads)
     return _correlate(x, derived(w, "winograd", _transformed), pads)
 
 
 def convolve_back(g: Array, w: Array, pads: Pads) -> Array:
     """Return its transpose: a convolution of g (n, o, h, w) with the kernels turned round."""
-    pads = [(2 - a, 2 - b) for a, b in pads]
-    if cpu_kernels.serves(g, 2):
-        return _compiled(g, w, pads, turned=True)
     turned = derived(w, "winograd back", lambda v: _transformed(_turned(v)))
-    return _correlate(g, turned, pads)
-
-
-def _compiled(x: Array, w: Array, pads: Pads, turned: bool = False) -> Array:
-    y = cpu_kernels.winograd(x, w, pads, turned)
-    cpu_kernels.silence(x, y, pads)
-    return y
+    return _correlate(g, turned, [(2 - a, 2 - b) for a, b in pads])
 
 
 def _turned(w: Array) -> Array:
