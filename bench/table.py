@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .measure import OURS, Result, agrees
+from .measure import OURS, TOLERANCE_DOUBLE, Result, unproven
 from .rows import PEAK_GOAL
 
 _LINE = (
@@ -68,13 +68,13 @@ def _short(error: str) -> str:
 
 def _remarks(result: Result) -> list[str]:
     found = [f"    {peer}: {why}" for peer, why in result["differs"].items()]
-    double = ", ".join(f"{peer} {d:.0e}" for peer, d in result["deviation_double"].items())
+    double = result["deviation_double"]
     if double:
-        verdict = "the answers agree" if agrees(result) else "the answers DISAGREE"
-        found.append(f"    in float64 {verdict}: deviation {double}")
-    elif not agrees(result):
-        why = " in float32; no peer answered in float64" if result["errors"] else ""
-        found.append(f"    the answers DISAGREE{why}")
+        verdict = "agree" if max(double.values()) < TOLERANCE_DOUBLE else "DISAGREE"
+        told = ", ".join(f"{peer} {d:.0e}" for peer, d in double.items())
+        found.append(f"    in float64 the answers {verdict}: deviation {told}")
+    for peer in unproven(result):
+        found.append(f"    {peer} DISAGREES in float32; in float64 it gave no answer")
     if limit := result.get("limit"):
         found.append(_limit(limit))
     return found

@@ -15,13 +15,15 @@ from contextlib import suppress
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import _helperlib, njit, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numba.np.linalg import ensure_blas, get_blas_kind
 
 ensure_blas()
+if "xxgemm" not in _helperlib.c_helpers:
+    raise ImportError("this release multiplies matrices in another way")
 
 # contract: a product and a sum may become one instruction, which rounds once.
 _njit = njit(nogil=True, error_model="numpy", fastmath={"contract"})

@@ -1,5 +1,6 @@
 """The benchmark's modes that need no other library, and the limits of a row."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -53,3 +54,24 @@ def test_a_row_has_ratios_peaks_and_the_least_time_it_needs(tmp_path):
     assert row["limit"]["bytes"] == 4 * (weights + 64 * (30 + 64 + 64 + 3))
     assert table["setting"]["core"] == "Haswell"
     assert "GFLOP/s" in printed
+
+
+@pytest.mark.parametrize(
+    ("double", "told", "good"),
+    [
+        ({"captum": 1e-14, "shap": 1e-13}, "the answers agree: deviation captum 1e-14", True),
+        ({"captum": 1e-14, "shap": 1e-3}, "the answers DISAGREE", False),
+        ({"shap": 1e-13}, "captum DISAGREES in float32; in float64 it gave no answer", False),
+    ],
+)
+def test_answers_that_differ_in_float32_are_judged_in_float64(monkeypatch, double, told, good):
+    monkeypatch.syspath_prepend(ROOT)
+    measure, table = (importlib.import_module(f"bench.{name}") for name in ("measure", "table"))
+    result = {
+        "differs": {},
+        "deviation": {"captum": 2e-3, "shap": 2e-3},
+        "deviation_double": double,
+        "errors": {},
+    }
+    assert any(told in remark for remark in table._remarks(result))
+    assert measure.agrees(result) == good
