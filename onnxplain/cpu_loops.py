@@ -407,7 +407,8 @@ def convolve_cells(x, w, b, y, images, rows, line, outputs, turned, win, room):
             to = y[i0, first + o0 : first + o1, at:end]
             product(_kernel(w, group, 0, outputs, turned), seen, to, False)
             for o in range(o1 - o0):
-                added(to[o], to[o], b[first + o0 + o])
+                if b[first + o0 + o] != 0:
+                    added(to[o], to[o], b[first + o0 + o])
             continue
         for c in range(cg):
             for i in range(i0, i1):

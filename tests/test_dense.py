@@ -8,6 +8,7 @@ import pytest
 import networks
 import onnxplain as ox
 from onnxplain.arrays import divide, negative, positive
+from onnxplain.kernels import linear
 from onnxplain.kernels.linear import back_product, product
 from onnxplain.threads import pool
 
@@ -97,3 +98,27 @@ def test_linear_networks_have_the_product_of_their_weights_as_gradient(nodes):
     whole = weights["w0"] @ weights["w1"]
     for row, picked in enumerate(found.output_nodes[0]):
         np.testing.assert_allclose(found.result[0][0][row], whole[:, picked], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (ox.LRP, {"rule_name": "alpha_beta", "rule_param": 2}),
+        (ox.LRP, {"rule_name": "z_plus"}),
+        (ox.LRP, {"rule_name": "gamma"}),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 30])
+def test_parts_of_large_weights_are_made_some_columns_at_a_time(monkeypatch, method, options, rows):
+    c, _ = converter(40, 90, 70)
+    x = RNG.normal(size=(rows, 40))
+    whole = method(c, x, dtype="double", **options).get_result()
+    monkeypatch.setattr(linear, "DERIVED_BYTES", 0)
+    monkeypatch.setattr(linear, "_SIDE_BYTES", 8 * 40 * 7)
+    parts = []
+    monkeypatch.setattr(
+        linear.Side, "__getitem__", lambda s, where: parts.append(where) or s.part(s.w[where])
+    )
+    found = method(c, x, dtype="double", **options).get_result()
+    assert len(parts) > 10
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-12 * np.abs(whole).max())

@@ -88,7 +88,7 @@ MODULES = [
 
 @pytest.mark.parametrize("name", ["onnxplain", *MODULES])
 def test_examples_in_docstrings_are_true(name):
-    if name == "onnxplain.cpu_loops":
+    if name in ("onnxplain.cpu_loops", "onnxplain.cpu_winograd"):
         pytest.importorskip("numba")
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     outcome = doctest.testmod(importlib.import_module(name), optionflags=flags)

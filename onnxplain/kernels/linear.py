@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Shape, host_ints, is_device, namespace, unbroadcast
+from ..arrays import (
+    DERIVED_BYTES,
+    Array,
+    Shape,
+    host_ints,
+    is_device,
+    namespace,
+    negative,
+    positive,
+    unbroadcast,
+)
 from ..errors import ModelError, UnsupportedOpError
 from ..threads import each, splits
 from .families import Axis, Linear, Product, Routing
@@ -19,6 +31,8 @@ _PARTS, _FEWEST_PRODUCTS, _FEWEST_COLUMNS = 8, 2**22, 64
 # they are in order: with small weights rows go there in parts of at most so many products, unless
 # they are fewer than these.
 _SMALL_PRODUCTS, _FEWEST_ROWS = 10**6, 96
+# Bytes of the positive or negative part of large weights that are made at a time.
+_SIDE_BYTES = 16 * 2**20
 
 
 def swap(x: Array) -> Array:
@@ -26,20 +40,52 @@ def swap(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
-def product(x: Array, w: Array) -> Array:
+class Side:
+    """The positive or negative part of large weights (in, out), made some columns at a time.
+
+    As a whole it would take as much memory as the weights, which takes longer to get from the
+    system than to multiply with.
+    """
+
+    def __init__(self, w: Array, part: Callable[[Array], Array]) -> None:
+        self.w, self.part = w, part
+        self.shape, self.ndim, self.size, self.dtype = w.shape, w.ndim, w.size, w.dtype
+
+    def swapaxes(self, *axes: int) -> Side:
+        return Side(self.w.swapaxes(*axes), self.part)
+
+    def __getitem__(self, where: Any) -> Array:
+        return self.part(self.w[where])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.part(self.w)
+
+
+class Sides:
+    """How layers with a matrix of weights split it."""
+
+    def split(self, w):
+        if is_device(w) or w.ndim != 2 or w.nbytes <= DERIVED_BYTES // 2:
+            return super().split(w)
+        return Side(w, positive), Side(w, negative)
+
+
+def product(x: Array, w: Array | Side) -> Array:
     """Return x @ w, by columns of w side by side, or by rows of x, where that pays."""
     if is_device(x) or x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0] or not w.size:
         return x @ w
     rows = x.reshape(-1, x.shape[-1])  # one product, not one for each explained output
-    y = np.empty((len(rows), w.shape[1]), np.result_type(x, w))
+    y = np.empty((len(rows), w.shape[1]), np.result_type(x, w.dtype))
     count = min(_PARTS, len(rows) * w.size // _FEWEST_PRODUCTS) if splits() else 1
     together = _SMALL_PRODUCTS // w.size
     if min(together, len(rows)) >= _FEWEST_ROWS:
         _by_rows(rows, np.ascontiguousarray(w), y, min(together, len(rows)), max(count, 1))
-    elif count < 2:
+    elif count < 2 and not isinstance(w, Side):
         np.matmul(rows, w, out=y)
     else:
-        step = max(_FEWEST_COLUMNS, -(-w.shape[1] // count))
+        step = max(_FEWEST_COLUMNS, -(-w.shape[1] // max(count, 1)))
+        if isinstance(w, Side):
+            step = max(1, min(step, _SIDE_BYTES // (len(w.w) * w.dtype.itemsize)))
         parts = [slice(i, i + step) for i in range(0, w.shape[1], step)]
         each(lambda part: np.matmul(rows, w[:, part], out=y[:, part]), parts)
     return y.reshape(*x.shape[:-1], w.shape[1])
@@ -91,7 +137,7 @@ def product_of_stacks(a: Array, b: Array) -> Array:
     return y
 
 
-class Gemm(Linear, op="Gemm"):
+class Gemm(Sides, Linear, op="Gemm"):
     """y = alpha A B + beta C, A with data, B and C constant."""
 
     fresh = True
@@ -135,7 +181,7 @@ class GemmProduct(Product, op="Gemm"):
         return None if len(rec.inputs) < 3 or rec.inputs[2] is None else self.beta * rec.inputs[2]
 
 
-class MatMul(Linear, op="MatMul"):
+class MatMul(Sides, Linear, op="MatMul"):
     """y = x W, W constant; joined biases come as a third input."""
 
     fresh = True
