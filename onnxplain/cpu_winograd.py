@@ -33,18 +33,28 @@ _ROW = 4 * PITCH  # numbers above the places of a block
 
 
 @compiled
+def _six(v0, v1, v2, v3, v4, v5, f):
+    """Transform six neighbours; all but the second are sums of differences."""
+    a, b, s, q = f
+    e1, e2 = v3 - v1, v4 - v2
+    return (
+        e2 - s * e1 + q * (v2 - v0),
+        (v4 + v3) - s * (v3 + v2) + q * (v2 + v1),
+        (v4 - v3) - s * (v3 - v2) + q * (v2 - v1),
+        e2 - b * e1,
+        e2 - a * e1,
+        (v5 - v3) - s * e2 + q * e1,
+    )
+
+
+@compiled
 def _down(d0, d1, d2, d3, d4, d5, f, to, count):
     """Transform six rows of numbers to six."""
-    a, b, s, q = f[0], f[1], f[2], f[3]
+    numbers = (f[0], f[1], f[2], f[3])  # no memory that `to` might overlap
     for k in range(count):
-        v0, v1, v2, v3, v4, v5 = d0[k], d1[k], d2[k], d3[k], d4[k], d5[k]
-        e1, e2 = v3 - v1, v4 - v2
-        to[k] = e2 - s * e1 + q * (v2 - v0)
-        to[_ROW + k] = (v4 + v3) - s * (v3 + v2) + q * (v2 + v1)
-        to[2 * _ROW + k] = (v4 - v3) - s * (v3 - v2) + q * (v2 - v1)
-        to[3 * _ROW + k] = e2 - b * e1
-        to[4 * _ROW + k] = e2 - a * e1
-        to[5 * _ROW + k] = (v5 - v3) - s * e2 + q * e1
+        six = _six(d0[k], d1[k], d2[k], d3[k], d4[k], d5[k], numbers)
+        to[k], to[_ROW + k], to[2 * _ROW + k] = six[:3]
+        to[3 * _ROW + k], to[4 * _ROW + k], to[5 * _ROW + k] = six[3:]
 
 
 @compiled
@@ -60,17 +70,12 @@ def _apart(line, to):
 @compiled
 def _along(x, f, to):
     """Transform four numbers of each place and two of the next."""
-    a, b, s, q = f[0], f[1], f[2], f[3]
+    numbers = (f[0], f[1], f[2], f[3])  # no memory that `to` might overlap
     for k in range(STRIP):
         v0, v1, v2, v3 = x[k], x[_NEAR + k], x[2 * _NEAR + k], x[3 * _NEAR + k]
-        v4, v5 = x[k + 1], x[_NEAR + k + 1]
-        e1, e2 = v3 - v1, v4 - v2
-        to[k] = e2 - s * e1 + q * (v2 - v0)
-        to[PITCH + k] = (v4 + v3) - s * (v3 + v2) + q * (v2 + v1)
-        to[2 * PITCH + k] = (v4 - v3) - s * (v3 - v2) + q * (v2 - v1)
-        to[3 * PITCH + k] = e2 - b * e1
-        to[4 * PITCH + k] = e2 - a * e1
-        to[5 * PITCH + k] = (v5 - v3) - s * e2 + q * e1
+        six = _six(v0, v1, v2, v3, x[k + 1], x[_NEAR + k + 1], numbers)
+        to[k], to[PITCH + k], to[2 * PITCH + k] = six[:3]
+        to[3 * PITCH + k], to[4 * PITCH + k], to[5 * PITCH + k] = six[3:]
 
 
 @compiled
@@ -120,31 +125,38 @@ def tiles_of(x, tiles, images, channels, rows, line, pads, f, room):
 
 
 @compiled
+def _four(m0, m1, m2, m3, m4, m5, f):
+    """Transform six neighbours back to four."""
+    zero, one, minus, infinite, a0, a1, a2, a3, b0, b1, b2, b3 = f
+    u, v = one * m1, minus * m2
+    return (
+        zero * m0 + (u + v) + a0 * m3 + b0 * m4,
+        (u - v) + a1 * m3 + b1 * m4,
+        (u + v) + a2 * m3 + b2 * m4,
+        (u - v) + a3 * m3 + b3 * m4 + infinite * m5,
+    )
+
+
+@compiled
 def _up(m, f, to):
     """Transform six rows of products to four."""
-    zero, one, minus, infinite = f[4], f[5], f[6], f[7]
-    a0, a1, a2, a3, b0, b1, b2, b3 = f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15]
+    ends, a, b = (f[4], f[5], f[6], f[7]), (f[8], f[9], f[10], f[11]), (f[12], f[13], f[14], f[15])
+    numbers = ends + a + b
     for k in range(STRIP):
-        u, v = one * m[PITCH + k], minus * m[2 * PITCH + k]
-        a, b = m[3 * PITCH + k], m[4 * PITCH + k]
-        to[k] = zero * m[k] + (u + v) + a0 * a + b0 * b
-        to[6 * STRIP + k] = (u - v) + a1 * a + b1 * b
-        to[12 * STRIP + k] = (u + v) + a2 * a + b2 * b
-        to[18 * STRIP + k] = (u - v) + a3 * a + b3 * b + infinite * m[5 * PITCH + k]
+        m0, m1, m2 = m[k], m[PITCH + k], m[2 * PITCH + k]
+        four = _four(m0, m1, m2, m[3 * PITCH + k], m[4 * PITCH + k], m[5 * PITCH + k], numbers)
+        to[k], to[6 * STRIP + k], to[12 * STRIP + k], to[18 * STRIP + k] = four
 
 
 @compiled
 def _together(m, f, to):
     """Transform six numbers of each place to four neighbours."""
-    zero, one, minus, infinite = f[4], f[5], f[6], f[7]
-    a0, a1, a2, a3, b0, b1, b2, b3 = f[8], f[9], f[10], f[11], f[12], f[13], f[14], f[15]
+    ends, a, b = (f[4], f[5], f[6], f[7]), (f[8], f[9], f[10], f[11]), (f[12], f[13], f[14], f[15])
+    numbers = ends + a + b
     for k in range(STRIP):
-        u, v = one * m[STRIP + k], minus * m[2 * STRIP + k]
-        a, b = m[3 * STRIP + k], m[4 * STRIP + k]
-        to[4 * k] = zero * m[k] + (u + v) + a0 * a + b0 * b
-        to[4 * k + 1] = (u - v) + a1 * a + b1 * b
-        to[4 * k + 2] = (u + v) + a2 * a + b2 * b
-        to[4 * k + 3] = (u - v) + a3 * a + b3 * b + infinite * m[5 * STRIP + k]
+        m0, m1, m2 = m[k], m[STRIP + k], m[2 * STRIP + k]
+        four = _four(m0, m1, m2, m[3 * STRIP + k], m[4 * STRIP + k], m[5 * STRIP + k], numbers)
+        to[4 * k], to[4 * k + 1], to[4 * k + 2], to[4 * k + 3] = four
 
 
 @compiled
