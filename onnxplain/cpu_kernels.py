@@ -21,7 +21,7 @@ import numpy as np
 
 from .arrays import DERIVED_BYTES, Array, Shape, derived
 from .frugal import is_frugal
-from .processor import PerformanceAdvice
+from .processor import SMALL_PRODUCT, PerformanceAdvice
 from .threads import each, know_blas
 
 # Columns of a convolution that are made at a time stay in the cache of a core, but a matrix of
@@ -254,7 +254,7 @@ def _by_cell(w: Array, groups: int) -> Array:
 
 def _columns(size: int, wanted: int) -> int:
     """Return how many columns to multiply matrices of this size with, `wanted` for few blocks."""
-    small = _loops().SMALL_PRODUCT // size
+    small = SMALL_PRODUCT // size
     if small >= _FEWEST_SMALL_COLUMNS:
         return min(small, _COLUMNS)
     return min(max(wanted, _FEWER_COLUMNS), _COLUMNS)

@@ -21,6 +21,8 @@ from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numba.np.linalg import ensure_blas, get_blas_kind
 
+from .processor import SMALL_PRODUCT
+
 ensure_blas()
 if "xxgemm" not in _helperlib.c_helpers:
     raise ImportError("this release multiplies matrices in another way")
@@ -118,9 +120,6 @@ def multiply(context, a, b, c, more):
     return types.void(a, b, c, types.boolean), code
 
 
-# Products of so many numbers OpenBLAS computes as they lie; larger ones it packs first, which few
-# columns do not pay for.
-SMALL_PRODUCT = 10**6
 _FEW_COLUMNS, _FEWEST_ROWS = 100, 16
 
 

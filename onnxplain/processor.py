@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+# Products of so many numbers OpenBLAS computes as they lie, with the kernels for AVX-512; larger
+# ones it packs first, which few rows or columns do not pay for.
+SMALL_PRODUCT = 10**6
 # OpenBLAS's kernels for x86 processors without AVX-512.
 _OLDER = {"Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen", "Excavator", "Bulldozer"}
 _FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}

@@ -210,6 +210,13 @@ def two(self, x, y):
     return x
 
 
+SELECTOR = {
+    "forward": value,
+    "send": lambda self, g, x, y, shape: g,
+    "pick": lambda self, values, x, y: values,
+    "average": value,
+    "average_vjp": lambda self, g, shape: g,
+}
 MISTAKES = {
     "no slope": (Elementwise, {"forward": value}, r"lacks slope\(self, x, y, \*params\)"),
     "no forward": (Elementwise, {"slope": two}, "lacks forward"),
@@ -226,6 +233,8 @@ MISTAKES = {
     "no coefficients": (kernels.Merge, {}, "lacks coefficients"),
     "no factors": (kernels.Product, {"forward": two}, r"lacks back\(self, g, a, b, shapes\)"),
     "no winners": (kernels.Selector, {"forward": value}, "lacks send"),
+    **{f"no {name}": (kernels.Selector, {n: f for n, f in SELECTOR.items() if n != name},
+        rf"lacks {name}\(") for name in ("pick", "average", "average_vjp")},
     "neither text nor writer": (Expanded, {}, r"lacks text \(or expand\)"),
 }  # fmt: skip
 

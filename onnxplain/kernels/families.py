@@ -463,7 +463,13 @@ class Selector(Kernel):
     """y = max over windows: signals go to the winners, ties to the first in row-major order."""
 
     family = "selector"
-    needs: ClassVar = {"forward": "forward", "send": "gradient"}
+    needs: ClassVar = {
+        "forward": "forward",
+        "send": "gradient",
+        "pick": "deeplift",
+        "average": "relevance",
+        "average_vjp": "connection",
+    }
     data = (0,)
 
     def send(self, g: Array, x: Array, y: Array, shape: Shape) -> Array:

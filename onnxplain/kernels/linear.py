@@ -21,16 +21,16 @@ from ..arrays import (
     unbroadcast,
 )
 from ..errors import ModelError, UnsupportedOpError
+from ..processor import SMALL_PRODUCT
 from ..threads import each, splits
 from .families import Axis, Linear, Product, Routing
 from .reductions import mean_of_polynomial, product_of_others
 
 # Matrix products are cut into so many parts, of so many products and columns at least.
 _PARTS, _FEWEST_PRODUCTS, _FEWEST_COLUMNS = 8, 2**22, 64
-# OpenBLAS multiplies small matrices without copying them into another order first, and fastest if
-# they are in order: with small weights rows go there in parts of at most so many products, unless
-# they are fewer than these.
-_SMALL_PRODUCTS, _FEWEST_ROWS = 10**6, 96
+# With small weights rows are multiplied in parts that OpenBLAS does not pack, unless these have
+# fewer rows than so many.
+_FEWEST_ROWS = 96
 # Bytes of the positive or negative part of large weights that are made at a time.
 _SIDE_BYTES = 16 * 2**20
 
@@ -77,7 +77,7 @@ def product(x: Array, w: Array | Side) -> Array:
     rows = x.reshape(-1, x.shape[-1])  # one product, not one for each explained output
     y = np.empty((len(rows), w.shape[1]), np.result_type(x, w.dtype))
     count = min(_PARTS, len(rows) * w.size // _FEWEST_PRODUCTS) if splits() else 1
-    together = _SMALL_PRODUCTS // w.size
+    together = SMALL_PRODUCT // w.size
     if min(together, len(rows)) >= _FEWEST_ROWS:
         _by_rows(rows, np.ascontiguousarray(w), y, min(together, len(rows)), max(count, 1))
     elif count < 2 and not isinstance(w, Side):
